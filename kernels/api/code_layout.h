@@ -1,0 +1,59 @@
+// The bytes of the codes of one page: what kernels read, what pages store, what travels.
+//
+// A page holds page_tokens consecutive tokens of one layer, all KV heads, K and V. Coded payload:
+//
+//   for kind in (K, V):                        sparsity = sparsity_k or sparsity_v
+//     for head in 0 .. n_kv_heads-1:
+//       atoms  u16 [page_tokens, sparsity]     greedy order: the order in which OMP chose them
+//       coefs  u8  [page_tokens, sparsity]     FP8 E4M3FN (OCP: bias 7, largest 448, no infinity)
+//
+// A vector that took fewer atoms is padded with (atom 0, coefficient +0.0), which adds exactly
+// nothing. 3 * sparsity bytes per vector; the paper counts 3s + 2 because its vectors are ragged.
+// page_tokens is even, so every atoms array is 2-byte aligned when the page is (pages are 64-byte
+// aligned in the arena).
+//
+// Dense payload (profile `dense`): kind-major [2, n_kv_heads, page_tokens, head_dim] of the cache
+// type (BF16, F16 or F32).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/api/tensor.h"
+
+namespace lexico::kernels {
+
+// How the pages of a session are laid out. Constant over a session's life.
+struct PageLayout {
+  int n_kv_heads = 0;
+  int head_dim = 0;
+  int page_tokens = 0;
+  // 0 and 0: a dense page of `dense_type`; otherwise both at least 1.
+  int sparsity_k = 0;
+  int sparsity_v = 0;
+  DType dense_type = DType::kBF16;
+
+  bool operator==(const PageLayout&) const = default;
+  bool is_dense() const { return sparsity_k == 0; }
+
+  size_t dense_head_bytes() const {
+    return static_cast<size_t>(page_tokens) * head_dim * DTypeBytes(dense_type);
+  }
+  size_t atoms_bytes(int sparsity) const { return static_cast<size_t>(page_tokens) * sparsity * 2; }
+  size_t head_bytes(bool value) const {
+    if (is_dense()) return dense_head_bytes();
+    return static_cast<size_t>(page_tokens) * (value ? sparsity_v : sparsity_k) * 3;
+  }
+  // Offset of the block of one head; in coded pages its atoms start here, its coefs atoms_bytes
+  // later.
+  size_t head_offset(bool value, int head) const {
+    return (value ? n_kv_heads * head_bytes(false) : 0) + head * head_bytes(value);
+  }
+  size_t payload_bytes() const { return n_kv_heads * (head_bytes(false) + head_bytes(true)); }
+  // The same tokens as a dense FP16 cache.
+  size_t fp16_equivalent_bytes() const {
+    return static_cast<size_t>(2) * n_kv_heads * page_tokens * head_dim * 2;
+  }
+};
+
+}  // namespace lexico::kernels

@@ -1,0 +1,40 @@
+// A dictionary as the ops use it.
+//
+// D is [n_atoms, head_dim] with unit rows (the paper's D transposed). It comes as FP16 from the
+// file; an op may need another form (F32, packed for the matrix product, the Gram matrix D D^T),
+// which PrepareDictionary makes once, at model load. Immutable afterwards; shared by all threads.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/api/stream.h"
+#include "kernels/api/tensor.h"
+
+namespace lexico::kernels {
+
+class PreparedDictionary {
+ public:
+  virtual ~PreparedDictionary() = default;
+  int n_atoms() const { return n_atoms_; }
+  int head_dim() const { return head_dim_; }
+  // Memory held, for the budget a worker prints at start.
+  virtual size_t bytes() const = 0;
+
+ protected:
+  PreparedDictionary(int n_atoms, int head_dim) : n_atoms_(n_atoms), head_dim_(head_dim) {}
+
+ private:
+  int n_atoms_;
+  int head_dim_;
+};
+
+// `dictionary` is [n_atoms, head_dim] F16 or F32; it is copied. InvalidArgument when a shape is
+// outside limits.h, a value is not finite, or a row's norm is further than 1 % from 1 (the message
+// names the row and its norm). Rows are re-normalised in double, so that FP16 rounding of the file
+// does not bias codes.
+absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(TensorView dictionary,
+                                                                            const Stream& stream);
+
+}  // namespace lexico::kernels

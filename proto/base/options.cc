@@ -1,0 +1,117 @@
+#include "proto/base/options.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/strip.h"
+
+namespace lexico::base {
+namespace {
+
+size_t EditDistance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t above = row[j];
+      const size_t substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      row[j] = std::min({above + 1, row[j - 1] + 1, substituted});
+      diagonal = above;
+    }
+  }
+  return row[b.size()];
+}
+
+// Flags and subcommands that could have been meant at this level and below the chosen subcommands.
+void CollectNames(const CLI::App& app, std::vector<std::string>* names) {
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) names->push_back("--" + name);
+  }
+  for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
+    names->push_back(sub->get_name());
+    if (sub->parsed()) CollectNames(*sub, names);
+  }
+}
+
+}  // namespace
+
+std::string NearestName(std::string_view word, const std::vector<std::string>& candidates) {
+  std::string best;
+  size_t best_distance = std::max<size_t>(2, word.size() / 2);
+  for (const std::string& candidate : candidates) {
+    const size_t distance = EditDistance(word, candidate);
+    if (distance < best_distance) {
+      best_distance = distance;
+      best = candidate;
+    }
+  }
+  return best;
+}
+
+absl::Status ParseCommandLine(CLI::App& app, int argc, const char* const* argv) {
+  try {
+    app.parse(argc, const_cast<char**>(argv));
+  } catch (const CLI::CallForHelp&) {
+    return absl::CancelledError(app.help());
+  } catch (const CLI::CallForAllHelp&) {
+    return absl::CancelledError(app.help("", CLI::AppFormatMode::All));
+  } catch (const CLI::CallForVersion& version) {
+    return absl::CancelledError(std::string(version.what()) + "\n");
+  } catch (const CLI::ExtrasError& error) {
+    std::vector<std::string> names;
+    CollectNames(app, &names);
+    const std::vector<std::string> extras = app.remaining(/*recurse=*/true);
+    std::string word = extras.empty() ? std::string(error.what()) : extras.front();
+    word = word.substr(0, word.find('='));
+    const std::string nearest = NearestName(word, names);
+    return absl::InvalidArgumentError(
+        fmt::format("unknown argument {}{} (see --help)", word,
+                    nearest.empty() ? "" : fmt::format("; did you mean {}?", nearest)));
+  } catch (const CLI::ParseError& error) {
+    return absl::InvalidArgumentError(fmt::format("{} (see --help)", error.what()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ParseByteSize(std::string_view text, size_t* bytes) {
+  static constexpr struct {
+    const char* suffix;
+    double factor;
+  } kUnits[] = {
+      {"kib", 1024.0}, {"mib", 1048576.0}, {"gib", 1073741824.0}, {"tib", 1099511627776.0},
+      {"kb", 1e3},     {"mb", 1e6},        {"gb", 1e9},           {"tb", 1e12},
+      {"b", 1.0},      {"", 1.0}};
+  const std::string lower = absl::AsciiStrToLower(
+      absl::StripAsciiWhitespace(absl::string_view(text.data(), text.size())));
+  for (const auto& unit : kUnits) {
+    absl::string_view number = lower;
+    if (!absl::ConsumeSuffix(&number, unit.suffix)) continue;
+    double value = 0;
+    if (!absl::SimpleAtod(absl::StripAsciiWhitespace(number), &value)) continue;
+    if (!(value >= 0) || value * unit.factor > 9e18) break;
+    *bytes = static_cast<size_t>(value * unit.factor);
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      fmt::format("'{}' is not a size; write bytes or a unit, as in 512MiB or 4GiB", lower));
+}
+
+std::string HumanBytes(double bytes) {
+  static constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+  int unit = 0;
+  while (std::abs(bytes) >= 1024 && unit < 4) {
+    bytes /= 1024;
+    ++unit;
+  }
+  if (unit == 0) return fmt::format("{} B", static_cast<int64_t>(bytes));
+  return fmt::format("{:.{}f} {}", bytes, bytes >= 100 ? 0 : bytes >= 10 ? 1 : 2, kUnits[unit]);
+}
+
+}  // namespace lexico::base

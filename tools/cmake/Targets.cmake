@@ -1,0 +1,65 @@
+# One library per leaf folder, its sources listed by name, its dependencies = the arrows.
+
+include(GoogleTest)
+
+# lexico_library(NAME lexico_base SRCS a.cc DEPS absl::status)
+# The name is the folder's path with underscores: cache_store/format -> lexico_cache_store_format.
+# Sources listed by name; an empty SRCS makes a header-only library.
+function(lexico_library)
+  cmake_parse_arguments(ARG "" "NAME" "SRCS;DEPS" ${ARGN})
+  if(ARG_SRCS)
+    add_library(${ARG_NAME} STATIC ${ARG_SRCS})
+    target_include_directories(${ARG_NAME} PUBLIC "${CMAKE_SOURCE_DIR}")
+    target_compile_options(${ARG_NAME} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${LEXICO_WARNINGS}>)
+    if(LEXICO_INVARIANTS)
+      target_compile_definitions(${ARG_NAME} PUBLIC LEXICO_INVARIANTS=1)
+    endif()
+    target_link_libraries(${ARG_NAME} PUBLIC ${ARG_DEPS})
+  else()
+    add_library(${ARG_NAME} INTERFACE)
+    target_include_directories(${ARG_NAME} INTERFACE "${CMAKE_SOURCE_DIR}")
+    target_link_libraries(${ARG_NAME} INTERFACE ${ARG_DEPS})
+  endif()
+endfunction()
+
+# lexico_binary(NAME lexico-worker SRCS main.cc DEPS ...): an executable in ${CMAKE_BINARY_DIR}/bin.
+function(lexico_binary)
+  cmake_parse_arguments(ARG "" "NAME" "SRCS;DEPS" ${ARGN})
+  add_executable(${ARG_NAME} ${ARG_SRCS})
+  target_include_directories(${ARG_NAME} PRIVATE "${CMAKE_SOURCE_DIR}")
+  target_compile_options(${ARG_NAME} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${LEXICO_WARNINGS}>)
+  target_link_libraries(${ARG_NAME} PRIVATE ${ARG_DEPS})
+  set_target_properties(${ARG_NAME} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/bin")
+  install(TARGETS ${ARG_NAME} RUNTIME DESTINATION bin)
+endfunction()
+
+# lexico_test(NAME base_test SRCS ... DEPS ... [LABELS ...] [TIMEOUT s]): a GoogleTest program and a ctest case.
+# Labels choose what sanitizer runs take: asan and tsan name suites that suit them.
+function(lexico_test)
+  if(LEXICO_FUZZ)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "NAME;TIMEOUT" "SRCS;DEPS;LABELS" ${ARGN})
+  add_executable(${ARG_NAME} ${ARG_SRCS})
+  target_include_directories(${ARG_NAME} PRIVATE "${CMAKE_SOURCE_DIR}")
+  target_compile_options(${ARG_NAME} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${LEXICO_WARNINGS}>)
+  target_link_libraries(${ARG_NAME} PRIVATE ${ARG_DEPS} GTest::gtest_main GTest::gmock)
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  add_test(NAME ${ARG_NAME} COMMAND ${ARG_NAME} WORKING_DIRECTORY "${CMAKE_SOURCE_DIR}")
+  set_tests_properties(${ARG_NAME} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+endfunction()
+
+# lexico_fuzz(NAME safetensors_fuzz SRCS ... DEPS ...): a libFuzzer program, built under the fuzz preset only.
+function(lexico_fuzz)
+  if(NOT LEXICO_FUZZ)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "NAME" "SRCS;DEPS" ${ARGN})
+  add_executable(${ARG_NAME} ${ARG_SRCS})
+  target_include_directories(${ARG_NAME} PRIVATE "${CMAKE_SOURCE_DIR}")
+  target_link_libraries(${ARG_NAME} PRIVATE ${ARG_DEPS})
+  target_link_options(${ARG_NAME} PRIVATE -fsanitize=fuzzer)
+  set_target_properties(${ARG_NAME} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/fuzz")
+endfunction()
