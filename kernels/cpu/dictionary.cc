@@ -1,0 +1,121 @@
+#include "kernels/cpu/dictionary.h"
+
+#include <fmt/format.h>
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <new>
+#include <vector>
+
+#include "proto/base/limits.h"
+
+namespace lexico::kernels::cpu {
+namespace {
+
+constexpr std::align_val_t kAlignment{64};
+
+float* NewFloats(size_t n) {
+  auto* floats = static_cast<float*>(::operator new[](n * sizeof(float), kAlignment));
+  std::memset(floats, 0, n * sizeof(float));
+  return floats;
+}
+
+float HalfToFloat(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
+  const uint32_t exponent = (half >> 10) & 0x1f;
+  const uint32_t mantissa = half & 0x3ff;
+  if (exponent == 0) {  // 0 and subnormals: mantissa * 2^-24
+    const float magnitude = std::ldexp(static_cast<float>(mantissa), -24);
+    return sign != 0 ? -magnitude : magnitude;
+  }
+  const uint32_t wide = exponent == 0x1f ? 0xffu : exponent + 112;
+  return std::bit_cast<float>(sign | (wide << 23) | (mantissa << 13));
+}
+
+float Element(const TensorView& view, int64_t i) {
+  return view.dtype == DType::kF16 ? HalfToFloat(view.as<uint16_t>()[i]) : view.as<float>()[i];
+}
+
+absl::Status ValidateShape(const TensorView& view) {
+  if (view.rank != 2) {
+    return absl::InvalidArgumentError(
+        fmt::format("dictionary has rank {}, not 2 [n_atoms, head_dim]", view.rank));
+  }
+  if (view.dtype != DType::kF16 && view.dtype != DType::kF32) {
+    return absl::InvalidArgumentError(
+        fmt::format("dictionary has type {}; F16 or F32 are supported", DTypeName(view.dtype)));
+  }
+  const int64_t n_atoms = view.dim(0);
+  const int64_t head_dim = view.dim(1);
+  if (n_atoms < base::kAtomsMin || n_atoms > base::kAtomsMax) {
+    return absl::InvalidArgumentError(fmt::format("dictionary has {} atoms; {} to {} are supported",
+                                                  n_atoms, base::kAtomsMin, base::kAtomsMax));
+  }
+  if (head_dim < 1 || head_dim > base::kHeadDimMax) {
+    return absl::InvalidArgumentError(fmt::format(
+        "dictionary has head_dim {}; 1 to {} are supported", head_dim, base::kHeadDimMax));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+Dictionary::Dictionary(const float* rows, int n_atoms, int head_dim)
+    : PreparedDictionary(n_atoms, head_dim),
+      row_stride_((head_dim + 15) / 16 * 16),
+      n_panels_((n_atoms + kPanelAtoms - 1) / kPanelAtoms),
+      rows_(NewFloats(static_cast<size_t>(n_atoms) * row_stride_)),
+      panels_(NewFloats(static_cast<size_t>(n_panels_) * kPanelAtoms * head_dim)) {
+  for (int a = 0; a < n_atoms; ++a) {
+    const float* from = rows + static_cast<size_t>(a) * head_dim;
+    std::memcpy(rows_ + static_cast<size_t>(a) * row_stride_, from, head_dim * sizeof(float));
+    float* panel = panels_ + static_cast<size_t>(a / kPanelAtoms) * kPanelAtoms * head_dim;
+    for (int i = 0; i < head_dim; ++i) panel[i * kPanelAtoms + a % kPanelAtoms] = from[i];
+  }
+}
+
+Dictionary::~Dictionary() {
+  ::operator delete[](rows_, kAlignment);
+  ::operator delete[](panels_, kAlignment);
+}
+
+size_t Dictionary::bytes() const {
+  const size_t rows = static_cast<size_t>(n_atoms()) * row_stride_;
+  const size_t panels = static_cast<size_t>(n_panels_) * kPanelAtoms * head_dim();
+  return (rows + panels) * sizeof(float);
+}
+
+absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(TensorView dictionary) {
+  if (absl::Status status = ValidateShape(dictionary); !status.ok()) return status;
+  const int n_atoms = static_cast<int>(dictionary.dim(0));
+  const int head_dim = static_cast<int>(dictionary.dim(1));
+  std::vector<float> rows(static_cast<size_t>(n_atoms) * head_dim);
+  for (int a = 0; a < n_atoms; ++a) {
+    float* row = rows.data() + static_cast<size_t>(a) * head_dim;
+    double squares = 0;
+    for (int i = 0; i < head_dim; ++i) {
+      row[i] = Element(dictionary, static_cast<int64_t>(a) * head_dim + i);
+      if (!std::isfinite(row[i])) {
+        return absl::InvalidArgumentError(
+            fmt::format("dictionary atom {} component {} is {}, not finite", a, i, row[i]));
+      }
+      squares += static_cast<double>(row[i]) * row[i];
+    }
+    const double norm = std::sqrt(squares);
+    if (!(std::abs(norm - 1) <= 0.01)) {
+      return absl::InvalidArgumentError(fmt::format(
+          "dictionary atom {} has norm {:.6g}; atoms must have norm 1 within 1 %", a, norm));
+    }
+    for (int i = 0; i < head_dim; ++i) row[i] = static_cast<float>(row[i] / norm);
+  }
+  return std::make_shared<const Dictionary>(rows.data(), n_atoms, head_dim);
+}
+
+const Dictionary& AsCpu(const PreparedDictionary& dictionary) {
+  const auto* cpu = dynamic_cast<const Dictionary*>(&dictionary);
+  LEXICO_CHECK(cpu != nullptr);
+  return *cpu;
+}
+
+}  // namespace lexico::kernels::cpu
