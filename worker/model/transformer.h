@@ -1,0 +1,115 @@
+// The layers of a Llama-class model, without its attention: the engine (or ExactDecoder,
+// exact_decoder.h) owns keys and values, runs attention between the two halves of a layer, and so
+// decides what is exact and what is coded.
+//
+//   Embed(ids) -> hidden
+//   for each layer:
+//     AttentionInputs   x = rms_norm(hidden); q, k, v = x W_qkv^T (+ bias); q, k = rope(q, k)
+//     (attention over the caller's cache -> attention)
+//     AttentionOutputs  hidden += attention W_o^T
+//                       hidden += (silu(y W_gate^T) * (y W_up^T)) W_down^T, y = rms_norm(hidden)
+//   Logits            rms_norm(hidden) W_lm_head^T
+//
+// Rows are independent: row i of every output depends on row i of the inputs only (the kernels'
+// summation order may depend on how many rows go together). Activations are F32.
+//
+// Immutable after Load. Const methods may run on several threads at once, each with its own
+// Scratch, though each already uses all threads of the stream.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/api/matmul.h"
+#include "kernels/api/stream.h"
+#include "proto/base/hash.h"
+#include "worker/model/config.h"
+#include "worker/model/safetensors.h"
+
+namespace lexico::worker {
+
+class Transformer {
+ public:
+  // Working memory of the calls below: grows to the largest batch seen and is reused, so a steady
+  // engine does not allocate. At most kRowBlock rows of a layer's widest intermediates, whatever n
+  // is. One thread at a time.
+  class Scratch {
+   public:
+    size_t bytes() const {
+      return (norm_.capacity() + wide_.capacity() + narrow_.capacity()) * sizeof(float);
+    }
+
+   private:
+    friend class Transformer;
+    std::vector<float> norm_;    // [rows, hidden_dim]
+    std::vector<float> wide_;    // [rows, q_dim + 2 kv_dim] or [rows, 2 ffn_dim]
+    std::vector<float> narrow_;  // [rows, ffn_dim]
+  };
+
+  // Rows that pass through a half layer together: their intermediates stay in the cache while the
+  // weights of the half layer are still read once per block (docs/performance.md "row block").
+  static constexpr int64_t kRowBlock = 256;
+
+  // Reads config.json and the weights, checks that every tensor the architecture has is there with
+  // its shape and a floating-point type and that there is no other, packs the matrices for the
+  // machine, and fingerprints. Errors: config.h, safetensors.h.
+  static absl::StatusOr<std::unique_ptr<Transformer>> Load(const std::string& model_dir,
+                                                           const kernels::Stream& stream);
+
+  const ModelConfig& config() const { return config_; }
+  // Of the architecture, the shape, the numbers of the config that change the function, and all
+  // bytes of all weights; equal on every machine, however the files are sharded. Names what keys
+  // and values were computed with.
+  const base::Fingerprint& fingerprint() const { return fingerprint_; }
+  // Memory held for weights: packed matrices, norms, and the mapped embedding table.
+  size_t weight_bytes() const { return weight_bytes_; }
+
+  // hidden [n, hidden_dim], overwritten, n = ids.size(). REQUIRES: 0 <= id < vocab_size.
+  void Embed(std::span<const int32_t> ids, float* hidden) const;
+
+  // hidden [n, hidden_dim]; positions [n], below max_positions. Outputs, overwritten:
+  // q [n, n_heads, head_dim], k and v [n, n_kv_heads, head_dim]; q and k after RoPE.
+  void AttentionInputs(int layer, const float* hidden, int64_t n, const int32_t* positions,
+                       float* q, float* k, float* v, Scratch& scratch) const;
+
+  // attention [n, n_heads, head_dim]; hidden [n, hidden_dim] is updated in place.
+  void AttentionOutputs(int layer, const float* attention, int64_t n, float* hidden,
+                        Scratch& scratch) const;
+
+  // hidden [n, hidden_dim], unchanged; logits [n, vocab_size], overwritten.
+  void Logits(const float* hidden, int64_t n, float* logits, Scratch& scratch) const;
+
+ private:
+  struct Layer {
+    std::vector<float> attention_norm;  // [hidden_dim]
+    std::vector<float> mlp_norm;        // [hidden_dim]
+    std::vector<float> qkv_bias;        // [q_dim + 2 kv_dim], or empty
+    std::shared_ptr<const kernels::PreparedMatrix> qkv;
+    std::shared_ptr<const kernels::PreparedMatrix> output;
+    std::shared_ptr<const kernels::PreparedMatrix> gate_up;
+    std::shared_ptr<const kernels::PreparedMatrix> down;
+  };
+
+  explicit Transformer(const kernels::Stream& stream) : stream_(stream) {}
+  absl::Status LoadWeights(const std::string& model_dir);
+  absl::Status LoadLayer(int index, Layer* layer);
+  absl::Status LoadHead();
+  absl::StatusOr<std::vector<float>> LoadVector(const std::string& name, int64_t size) const;
+
+  kernels::Stream stream_;
+  ModelConfig config_;
+  ModelWeights weights_;  // keeps the embedding table mapped
+  kernels::TensorView embedding_;
+  std::vector<double> inv_frequency_;
+  std::vector<Layer> layers_;
+  std::vector<float> final_norm_;
+  std::shared_ptr<const kernels::PreparedMatrix> lm_head_;
+  base::Fingerprint fingerprint_;
+  size_t weight_bytes_ = 0;
+};
+
+}  // namespace lexico::worker
