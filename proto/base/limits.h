@@ -74,6 +74,7 @@ inline constexpr size_t kShardsMax = 4096;   // files of one model, all mapped a
 // -----------------------------------------------------------------------------------
 inline constexpr size_t kTokenBytesMax = 4096;   // longest token seen: 512 spaces
 inline constexpr int kComponentDepthMax = 8;     // Sequence in Sequence; real files use 1
+inline constexpr size_t kNormalizedGrowthMax = 64;  // times the text; NFKD needs 18, real Replace 3
 inline constexpr size_t kRegexBytesMax = 8192;   // longest split pattern seen: 400 bytes
 inline constexpr unsigned kRegexDepthMax = 128;  // groups in groups; bounds the parser's recursion
 inline constexpr unsigned long kRegexRetriesMax = 10'000'000;  // Oniguruma's own default

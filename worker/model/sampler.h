@@ -25,7 +25,7 @@ struct SamplingParams {
   // Keep tokens at least min_p times as probable as the best. Range [0, 1].
   double min_p = 0;
   // Logits of tokens in the history are divided by it where positive, multiplied where negative
-  // (CTRL, arXiv 1909.05858). 1: off. Range (0, 100].
+  // (CTRL, arXiv 1909.05858). 1: off. Range [0.01, 100].
   double repetition_penalty = 1;
   uint64_t seed = 0;
   // -1: no log-probabilities; n >= 0: that of the chosen token and of the n most probable ones.
@@ -69,7 +69,13 @@ class Sampler {
     int32_t id;
   };
 
+  // Orders by logit, then so that the smaller id is the better one.
+  static bool Worse(const Candidate& a, const Candidate& b) {
+    return a.logit != b.logit ? a.logit < b.logit : a.id > b.id;
+  }
+
   void ApplyPenalty(double penalty, std::span<const int32_t> history);
+  void KeepTopK(size_t top_k);
   int32_t Draw(const SamplingParams& params, double uniform);
 
   std::vector<float> logits_;

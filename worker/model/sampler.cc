@@ -1,0 +1,188 @@
+#include "worker/model/sampler.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "proto/base/check.h"
+#include "proto/base/limits.h"
+
+namespace lexico::worker {
+namespace {
+
+constexpr double kTemperatureMax = 100;
+constexpr double kPenaltyMin = 0.01;
+constexpr double kPenaltyMax = 100;
+
+// NaN fails: it is inside no range.
+absl::Status InRange(const char* field, double value, bool inside, const char* range) {
+  if (inside) return absl::OkStatus();
+  return absl::InvalidArgumentError(fmt::format("{} is {}, must be in {}", field, value, range));
+}
+
+absl::Status CheckLogits(std::span<const float> logits) {
+  bool any_finite = false;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (std::isnan(logits[i]) || logits[i] == std::numeric_limits<float>::infinity()) {
+      return absl::InternalError(
+          fmt::format("logit of token {} is {}; the forward pass failed", i, logits[i]));
+    }
+    any_finite |= std::isfinite(logits[i]);
+  }
+  if (!any_finite) {
+    return absl::InternalError(
+        fmt::format("none of {} logits is finite; the forward pass failed", logits.size()));
+  }
+  return absl::OkStatus();
+}
+
+void FillLogprobs(std::span<const float> logits, int n, SampledToken* token) {
+  const float max = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - max);
+  const double log_sum = max + std::log(sum);
+  token->logprob = static_cast<float>(logits[token->id] - log_sum);
+
+  const size_t n_top = std::min(static_cast<size_t>(n), logits.size());
+  std::vector<TokenLogprob>& top = token->top;
+  const auto better = [](const TokenLogprob& a, const TokenLogprob& b) {
+    return a.logprob != b.logprob ? a.logprob > b.logprob : a.id < b.id;
+  };
+  if (n_top == 0) return;
+  // `top` is a heap whose front is the worst of the best so far; it holds logits until the end.
+  top.reserve(n_top + 1);
+  for (size_t i = 0; i < logits.size(); ++i) {
+    const TokenLogprob entry{static_cast<int32_t>(i), logits[i]};
+    if (top.size() == n_top && !better(entry, top.front())) continue;
+    top.push_back(entry);
+    std::push_heap(top.begin(), top.end(), better);
+    if (top.size() <= n_top) continue;
+    std::pop_heap(top.begin(), top.end(), better);
+    top.pop_back();
+  }
+  std::sort_heap(top.begin(), top.end(), better);
+  for (TokenLogprob& entry : top) entry.logprob = static_cast<float>(entry.logprob - log_sum);
+}
+
+}  // namespace
+
+absl::Status SamplingParams::Validate() const {
+  const absl::Status checks[] = {
+      InRange("temperature", temperature, temperature >= 0 && temperature <= kTemperatureMax,
+              "0 .. 100"),
+      InRange("top_k", top_k, top_k >= 0, "0 .. vocab_size, 0 for all"),
+      InRange("top_p", top_p, top_p > 0 && top_p <= 1, "(0, 1]"),
+      InRange("min_p", min_p, min_p >= 0 && min_p <= 1, "0 .. 1"),
+      InRange("repetition_penalty", repetition_penalty,
+              repetition_penalty >= kPenaltyMin && repetition_penalty <= kPenaltyMax,
+              "0.01 .. 100"),
+      InRange("logprobs", n_logprobs, n_logprobs >= -1 && n_logprobs <= base::kLogprobsMax,
+              "0 .. 20, or -1 for none"),
+  };
+  static_assert(base::kLogprobsMax == 20, "the message above says so");
+  for (const absl::Status& check : checks) {
+    if (!check.ok()) return check;
+  }
+  return absl::OkStatus();
+}
+
+double UniformAt(uint64_t seed, int64_t position) {
+  // Two finalisers with the seed between them: neighbouring seeds and positions are unrelated.
+  const auto mix = [](uint64_t z) {
+    z += 0x9e3779b97f4a7c15;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+    return z ^ (z >> 31);
+  };
+  const uint64_t bits = mix(mix(seed) ^ static_cast<uint64_t>(position));
+  return static_cast<double>(bits >> 11) * 0x1.0p-53;
+}
+
+absl::StatusOr<SampledToken> Sampler::Sample(const SamplingParams& params,
+                                             std::span<const float> logits,
+                                             std::span<const int32_t> history, int64_t position) {
+  LEXICO_CHECK_GT(logits.size(), size_t{0});
+  LEXICO_INVARIANT(params.Validate().ok());
+  if (absl::Status status = CheckLogits(logits); !status.ok()) return status;
+
+  logits_.assign(logits.begin(), logits.end());
+  if (params.repetition_penalty != 1) ApplyPenalty(params.repetition_penalty, history);
+
+  SampledToken token;
+  if (params.temperature == 0) {
+    token.id =
+        static_cast<int32_t>(std::max_element(logits_.begin(), logits_.end()) - logits_.begin());
+  } else {
+    token.id = Draw(params, UniformAt(params.seed, position));
+  }
+  if (params.n_logprobs >= 0) FillLogprobs(logits, params.n_logprobs, &token);
+  return token;
+}
+
+void Sampler::ApplyPenalty(double penalty, std::span<const int32_t> history) {
+  seen_.assign(logits_.size(), 0);
+  for (const int32_t id : history) {
+    LEXICO_CHECK_GE(id, 0);
+    LEXICO_CHECK_LT(static_cast<size_t>(id), logits_.size());
+    if (seen_[id]) continue;
+    seen_[id] = 1;
+    float& logit = logits_[id];
+    const double scaled = logit > 0 ? logit / penalty : logit * penalty;
+    logit = static_cast<float>(std::min<double>(scaled, std::numeric_limits<float>::max()));
+  }
+}
+
+// Every filter keeps the best so many tokens, so each can look at what the filter before it left.
+int32_t Sampler::Draw(const SamplingParams& params, double uniform) {
+  KeepTopK(static_cast<size_t>(params.top_k));
+  const float max = std::max_element(candidates_.begin(), candidates_.end(), Worse)->logit;
+  const auto weight = [&](const Candidate& c) {
+    return std::exp((static_cast<double>(c.logit) - max) / params.temperature);
+  };
+  const auto total = [&] {
+    double sum = 0;
+    for (const Candidate& c : candidates_) sum += weight(c);
+    return sum;
+  };
+  if (params.top_p < 1) {
+    const double wanted = params.top_p * total();
+    std::make_heap(candidates_.begin(), candidates_.end(), Worse);
+    auto kept = candidates_.end();
+    for (double sum = 0; sum < wanted && kept != candidates_.begin(); sum += weight(*kept)) {
+      std::pop_heap(candidates_.begin(), kept--, Worse);
+    }
+    candidates_.erase(candidates_.begin(), kept);
+  }
+  if (params.min_p > 0) {
+    // The best token's weight is 1, so it always stays.
+    std::erase_if(candidates_, [&](const Candidate& c) { return weight(c) < params.min_p; });
+  }
+  const double target = uniform * total();
+  double sum = 0;
+  for (const Candidate& c : candidates_) {
+    sum += weight(c);
+    if (sum > target) return c.id;
+  }
+  // Rounding of the sums may leave the target just beyond the last token.
+  return std::max_element(candidates_.begin(), candidates_.end(), Worse)->id;
+}
+
+void Sampler::KeepTopK(size_t top_k) {
+  const auto fill = [this](float logit_min) {
+    candidates_.clear();
+    for (size_t i = 0; i < logits_.size(); ++i) {
+      if (logits_[i] >= logit_min) candidates_.push_back({logits_[i], static_cast<int32_t>(i)});
+    }
+  };
+  fill(-std::numeric_limits<float>::infinity());
+  if (top_k == 0 || top_k >= candidates_.size()) return;
+  const auto last = candidates_.begin() + static_cast<ptrdiff_t>(top_k - 1);
+  std::nth_element(candidates_.begin(), last, candidates_.end(),
+                   [](const Candidate& a, const Candidate& b) { return Worse(b, a); });
+  // Once more in the order of ids, with all that equal the last of them.
+  fill(last->logit);
+}
+
+}  // namespace lexico::worker
