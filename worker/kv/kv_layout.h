@@ -1,0 +1,83 @@
+// Sizes of what a session keeps, from the model's shape and the profile. docs/layouts.md has every
+// buffer on one page.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "cache_store/format/page.h"
+#include "cache_store/format/page_key.h"
+#include "kernels/api/code_layout.h"
+#include "kernels/api/dictionary.h"
+#include "kernels/api/tensor.h"
+#include "proto/base/limits.h"
+#include "worker/kv/profile.h"
+
+namespace lexico::worker {
+
+// The shape of a model's keys and values.
+struct KvShape {
+  int n_layers = 0;
+  int n_kv_heads = 0;
+  int head_dim = 0;
+  // What exact vectors are kept in, and rounded to before any use: BF16 for BF16 models, F16 for
+  // F16, F32 otherwise.
+  kernels::DType cache_type = kernels::DType::kBF16;
+
+  bool operator==(const KvShape&) const = default;
+  int64_t row_dim() const { return static_cast<int64_t>(n_kv_heads) * head_dim; }
+  size_t row_bytes() const { return row_dim() * kernels::DTypeBytes(cache_type); }
+};
+
+// The prepared dictionaries of one layer; null for a worker that serves `dense` only.
+struct LayerDictionaries {
+  std::shared_ptr<const kernels::PreparedDictionary> k;
+  std::shared_ptr<const kernels::PreparedDictionary> v;
+};
+
+// A session's memory. Immutable; copied freely.
+struct KvLayout {
+  KvShape shape;
+  Profile profile;
+  kernels::PageLayout page;
+  int n_atoms = 0;  // of the dictionaries; 0 for dense
+  int window_tokens = base::kWindowTokens;
+
+  bool operator==(const KvLayout&) const = default;
+  int seal_tokens() const { return page.page_tokens; }
+  // Rows of a window block: the sealing happens when the last one is filled.
+  int window_capacity() const { return window_tokens + seal_tokens(); }
+  // One layer's window: [2, window_capacity, n_kv_heads, head_dim] of the cache type, K then V.
+  size_t window_bytes() const {
+    return 2 * static_cast<size_t>(window_capacity()) * shape.row_bytes();
+  }
+  size_t page_bytes() const { return page.payload_bytes(); }
+  size_t fp16_bytes_per_token() const {
+    return static_cast<size_t>(shape.n_layers) * shape.row_dim() * 4;
+  }
+  // Rows that stay in the window of `n_rows` unsealed ones: all while there are fewer than the
+  // capacity, otherwise window_tokens .. window_capacity - 1 so that whole pages are sealed.
+  int64_t RowsKept(int64_t n_rows) const;
+
+  // The shape of a stored page of codes or dense rows, and of a window of n_tokens rows.
+  store::PageShape StoredPage() const;
+  store::PageShape StoredWindow(int n_tokens) const;
+};
+
+// REQUIRES: the shape is within limits.h; n_atoms > 0 unless the profile is dense.
+KvLayout MakeKvLayout(const KvShape& shape, const Profile& profile, int n_atoms);
+
+// What the keys and values of a worker's sessions were computed with.
+struct KvIdentity {
+  base::Fingerprint model;
+  base::Fingerprint dictionary;  // zero without one
+  base::Fingerprint tokenizer;
+};
+
+// The scope of the page keys of a session with this layout.
+store::ChainScope MakeChainScope(const KvLayout& layout, const KvIdentity& identity,
+                                 const std::string& tenant);
+
+}  // namespace lexico::worker

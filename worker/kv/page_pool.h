@@ -1,0 +1,135 @@
+// All memory of keys and values: one arena taken at start-up and handed out in blocks.
+//
+// A block is one page, or one layer's window of one session. Their sizes follow from the profile,
+// so blocks of one size share slabs: a slab is taken from the arena when a size has no free block
+// left, and goes back when its last block is released. Nothing else allocates keys or values, and
+// the pool never grows, so exhaustion is an ordinary event: Acquire says no and the caller decides
+// who waits.
+//
+// Blocks are reference counted, because forks share their parent's pages and a snapshot holds pages
+// while they are written to the store; the last Release makes a block free.
+//
+// Thread safety: all methods may be called from any thread (the service's threads drop snapshots
+// while the engine runs). The bytes of a block belong to whoever acquired it until it is shared;
+// shared blocks are never written.
+// Lifetime: must outlive every holder of a block.
+//
+// Invariant (checked after each call when LEXICO_INVARIANTS is on): for every slab in use, blocks
+// with a reference + blocks in its free list == blocks of the slab.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+
+namespace lexico::worker {
+
+// Blocks begin on a cache line, which is also the widest vector load in use.
+inline constexpr size_t kBlockAlignment = 64;
+
+// What a block of `bytes` takes in its slab.
+constexpr size_t BlockBytes(size_t bytes) {
+  return (bytes + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment;
+}
+
+class PagePool {
+ public:
+  struct Usage {
+    size_t total_bytes = 0;     // the arena
+    size_t used_bytes = 0;      // of blocks with a reference
+    size_t reserved_bytes = 0;  // of slabs that hold at least one such block
+    int64_t used_blocks = 0;
+  };
+
+  // Takes the arena. `slab_bytes` is the largest block that will be asked for times a small number
+  // (the rest of a slab that no block fits in is lost); it is rounded up to the alignment.
+  // InvalidArgument when not even one slab fits; ResourceExhausted when the system refuses the
+  // memory. Both messages give the bytes wanted and the option to lower or raise.
+  static absl::StatusOr<std::unique_ptr<PagePool>> Create(size_t total_bytes, size_t slab_bytes);
+
+  ~PagePool();
+  PagePool(const PagePool&) = delete;
+  PagePool& operator=(const PagePool&) = delete;
+
+  // Fills `blocks` with blocks of at least `bytes`, each with one reference and undefined contents,
+  // or fills none and returns false. REQUIRES: 0 < bytes <= slab_bytes.
+  bool Acquire(size_t bytes, std::span<uint8_t*> blocks);
+
+  // REQUIRES: each block came from this pool and has at least one reference.
+  void Retain(std::span<uint8_t* const> blocks);
+  void Release(std::span<uint8_t* const> blocks);
+
+  Usage usage() const;
+  size_t slab_bytes() const { return slab_bytes_; }
+  int64_t n_slabs() const { return static_cast<int64_t>(slabs_.size()); }
+  int64_t free_slabs() const;
+  // How many blocks of `bytes` could be acquired now, and how many slabs `count` of them would
+  // take from the free ones.
+  int64_t FreeBlocks(size_t bytes) const;
+  int64_t SlabsFor(size_t bytes, int64_t count) const;
+  int64_t BlocksPerSlab(size_t bytes) const {
+    return static_cast<int64_t>(slab_bytes_ / BlockBytes(bytes));
+  }
+
+ private:
+  struct Slab {
+    size_t block_bytes = 0;      // 0: not in use
+    std::vector<uint32_t> refs;  // [blocks of the slab]
+    std::vector<uint32_t> free;  // indices of free blocks, taken from the back
+    size_t place = 0;            // in `open` of its class, while it has free blocks
+  };
+  // Slabs of one block size that have a free block.
+  struct SizeClass {
+    std::vector<uint32_t> open;
+    int64_t free_blocks = 0;
+  };
+
+  PagePool(uint8_t* arena, size_t total_bytes, size_t slab_bytes);
+  uint8_t* AcquireOne(size_t block_bytes, SizeClass& size_class)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ReleaseOne(uint8_t* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void OpenSlab(size_t block_bytes, SizeClass& size_class) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CloseSlab(uint32_t index, SizeClass& size_class) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void RemoveFromOpen(uint32_t index, SizeClass& size_class) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  uint32_t SlabOf(const uint8_t* block) const;
+  void CheckInvariant() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // Constant after construction.
+  uint8_t* const arena_;
+  const size_t total_bytes_;
+  const size_t slab_bytes_;
+
+  mutable absl::Mutex mutex_;
+  std::vector<Slab> slabs_;  // its length is constant; its elements are guarded
+  std::vector<uint32_t> free_slabs_ ABSL_GUARDED_BY(mutex_);
+  std::map<size_t, SizeClass> classes_ ABSL_GUARDED_BY(mutex_);
+  size_t used_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t used_blocks_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+// One reference to a block. Copying retains. `pool` must outlive it.
+class BlockRef {
+ public:
+  BlockRef() = default;
+  // Takes a new reference. REQUIRES: the block has one already.
+  BlockRef(PagePool* pool, uint8_t* block);
+  BlockRef(const BlockRef& other);
+  BlockRef(BlockRef&& other) noexcept;
+  BlockRef& operator=(BlockRef other) noexcept;
+  ~BlockRef();
+
+  const uint8_t* data() const { return block_; }
+
+ private:
+  PagePool* pool_ = nullptr;
+  uint8_t* block_ = nullptr;
+};
+
+}  // namespace lexico::worker

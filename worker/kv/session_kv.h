@@ -1,0 +1,169 @@
+// The keys and values of one session, and the log of its tokens.
+//
+//   log       t0 t1 ............................................ every token of the conversation
+//             |------ sealed pages ------|------ window ------|-- pending --|
+//             0                  n_sealed_tokens           n_tokens      log().size()
+//
+//   sealed    coded (or dense) pages, one a layer for every page_tokens tokens; shared by forks
+//   window    the newest rows, exact, in the cache type: at most window_capacity() - 1 between
+//   steps pending   tokens that belong to the conversation but have no keys and values yet: the
+//   last token
+//             of an answer, the closing of a turn, tokens of a restored session that were lost.
+//             The next prefill computes them first.
+//
+// When the window has window_tokens + seal_tokens rows, the oldest seal_tokens become a page, so
+// the newest window_tokens are always exact. Those rows are known long before that moment:
+// CodeAhead codes a few layers' pages a step and keeps them aside, so that no step pays for all
+// layers at once. What a page holds depends on its rows only, never on when it was coded; a
+// snapshot leaves the pages that are still aside out, and the restored session codes them again to
+// the same bits.
+//
+// Thread-compatible. `pool` must outlive it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "cache_store/format/page_key.h"
+#include "kernels/api/dense_attention.h"
+#include "kernels/api/stream.h"
+#include "worker/kv/kv_layout.h"
+#include "worker/kv/page_coder.h"
+#include "worker/kv/page_pool.h"
+
+namespace lexico::worker {
+
+// Bytes really allocated for one session. Pages shared with forks count in full for each.
+struct KvMemory {
+  size_t code_bytes = 0;         // page blocks
+  size_t window_bytes = 0;       // window blocks, whole, however many rows they hold
+  size_t bookkeeping_bytes = 0;  // page tables, token log, chains, errors, this object
+  size_t fp16_equivalent_bytes = 0;
+
+  size_t held_bytes() const { return code_bytes + window_bytes + bookkeeping_bytes; }
+};
+
+class SessionKv {
+ public:
+  // An empty session: takes its n_layers window blocks. ResourceExhausted names the bytes needed
+  // and free.
+  static absl::StatusOr<std::unique_ptr<SessionKv>> Create(PagePool* pool, const KvLayout& layout,
+                                                           const store::ChainScope& scope);
+  ~SessionKv();
+  SessionKv(const SessionKv&) = delete;
+  SessionKv& operator=(const SessionKv&) = delete;
+
+  // The same session again: pages by reference, windows copied. ResourceExhausted as Create.
+  absl::StatusOr<std::unique_ptr<SessionKv>> Fork() const;
+
+  // -- What it holds ------------------------------------------------------------------------------
+  const KvLayout& layout() const { return layout_; }
+  const store::ChainScope& scope() const { return scope_; }
+  std::span<const int32_t> log() const { return log_; }
+  std::span<const int32_t> pending() const { return std::span(log_).subspan(n_tokens_); }
+  std::span<const store::Segment> segments() const { return segments_; }
+  int64_t n_tokens() const { return n_tokens_; }
+  int64_t n_pages() const { return static_cast<int64_t>(chains_.size()); }
+  int64_t n_sealed_tokens() const { return n_pages() * layout_.page.page_tokens; }
+  int window_rows() const { return static_cast<int>(n_tokens_ - n_sealed_tokens()); }
+  // [n_pages] payloads, oldest first; valid until the next commit.
+  std::span<const uint8_t* const> pages(int layer) const;
+  // The window's first `n_rows` rows as the kernels take them. REQUIRES: n_rows <= window_capacity.
+  kernels::DensePiece window(int layer, int n_rows) const;
+  // Mean over the sealed pages of all layers; 0 without any.
+  PageError mean_error() const;
+  // Of one sealed page.
+  PageError page_error(int64_t page, int layer) const;
+  KvMemory memory() const;
+
+  // -- The log ------------------------------------------------------------------------------------
+  void AddPending(std::span<const int32_t> ids);
+  // The newest token that has keys and values becomes pending again: its row is dropped, so that it
+  // can be computed again for its logits. REQUIRES: window_rows() > 0.
+  void PopRow();
+
+  // -- Decode: one row for the first pending token ------------------------------------------------
+  // Makes sure that the row and, if it fills the window, its sealing have memory. ResourceExhausted
+  // names the pages needed and free; the session is unchanged.
+  absl::Status ReserveRow();
+  // Row window_rows() of a layer: k and v [n_kv_heads, head_dim] F32, rounded to the cache type.
+  // False when a rounded value is not finite. REQUIRES: ReserveRow was OK.
+  bool WriteRow(int layer, const float* k, const float* v);
+  // After the row of every layer was written: the first pending token has keys and values.
+  void CommitRow();
+  // Codes the layers that are due, and seals when the window is full. `dictionaries` [n_layers].
+  // Returns how many vectors were coded. An error (as EncodePages) leaves a valid session that
+  // ReserveRow will refuse to extend.
+  absl::StatusOr<int64_t> CodeAhead(std::span<const LayerDictionaries> dictionaries,
+                                    const kernels::Stream& stream, CoderScratch& scratch);
+
+  // -- Prefill: the first n_rows pending tokens, layer by layer, on a fork ------------------------
+  // Takes the pages that sealing will need, [n_layers, n_new_pages]. ResourceExhausted as above.
+  absl::Status ReservePages(int64_t n_rows);
+  // How many rows of (window + new ones) the reserved pages will take.
+  int64_t n_reserved_pages() const { return n_reserved_pages_; }
+  std::span<uint8_t* const> reserved_pages(int layer) const;
+  // [n_reserved_pages] errors of the layer, to be filled by EncodePages.
+  std::span<PageError> reserved_errors(int layer);
+  // The layer's new window: k and v [n_rows, n_kv_heads, head_dim] F32, values of the cache type.
+  // The layer's old window is gone afterwards. REQUIRES: n_rows as RowsKept says.
+  void ReplaceWindow(int layer, const float* k, const float* v, int64_t n_rows);
+  // After every layer: the reserved pages are sealed and the tokens have keys and values.
+  void CommitPrefill(int64_t n_rows);
+
+  // -- Restoring ----------------------------------------------------------------------------------
+  // What a snapshot brought back. Blocks carry one reference each, which the session takes over.
+  struct Parts {
+    std::vector<int32_t> log;
+    std::vector<store::Segment> segments;
+    std::vector<std::vector<uint8_t*>> pages;  // [n_layers][n_pages]
+    std::vector<PageError> errors;             // [n_pages, n_layers]
+    std::vector<uint8_t*> windows;             // [n_layers]
+    int window_rows = 0;
+  };
+  // REQUIRES: the parts agree with the layout (SessionImport checks what comes from outside).
+  static std::unique_ptr<SessionKv> FromParts(PagePool* pool, const KvLayout& layout,
+                                              const store::ChainScope& scope, Parts parts);
+
+  // The chain after page `page`, and after the window's rows.
+  store::PageChain chain(int64_t page) const { return chains_[page]; }
+  store::PageChain WindowChain() const;
+
+ private:
+  SessionKv(PagePool* pool, const KvLayout& layout, const store::ChainScope& scope);
+  uint8_t* window_row(int layer, bool value, int row) const;
+  void Seal();
+  void ExtendChain(int64_t first_token, int64_t n_tokens);
+  store::PageChain ExtendedChain(int64_t first_token, int64_t n_tokens) const;
+  int64_t LayersDue() const;
+
+  // Constant after construction.
+  PagePool* const pool_;
+  const KvLayout layout_;
+  const store::ChainScope scope_;
+
+  std::vector<int32_t> log_;
+  int64_t n_tokens_ = 0;
+  std::vector<store::Segment> segments_;
+  std::vector<std::vector<uint8_t*>> pages_;  // [n_layers][n_pages]
+  std::vector<PageError> errors_;             // [n_pages, n_layers]
+  std::vector<store::PageChain> chains_;      // [n_pages]
+  std::vector<uint8_t*> windows_;             // [n_layers]
+  double error_sum_k_ = 0;
+  double error_sum_v_ = 0;
+
+  // Pages that are not sealed yet: coded ahead ([n_ahead_coded_] of them hold codes), or reserved
+  // for a prefill.
+  std::vector<uint8_t*> ahead_;          // layer by layer from 0
+  std::vector<PageError> ahead_errors_;  // [ahead_coded_]
+  int ahead_coded_ = 0;
+  std::vector<uint8_t*> reserved_;  // [n_layers, n_reserved_pages]
+  std::vector<PageError> reserved_errors_;
+  int64_t n_reserved_pages_ = 0;
+};
+
+}  // namespace lexico::worker

@@ -1,0 +1,120 @@
+// A session on its way to or from the store: what it consists of, as pages of
+// cache_store/format/page.h and a manifest. A session that was exported and imported continues bit
+// for bit.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "cache_store/format/manifest.h"
+#include "cache_store/format/page.h"
+#include "worker/kv/session_kv.h"
+
+namespace lexico::worker {
+
+// A sealed page, held by reference: the session may go on, be forked or be dropped meanwhile.
+// header.payload_bytes and payload_crc32c are not set; EncodeHeader computes them where the page is
+// written, not on the engine's thread.
+struct PageExport {
+  store::PageHeader header;
+  BlockRef block;
+
+  std::span<const uint8_t> payload() const { return {block.data(), header.shape.payload_bytes()}; }
+};
+
+// One layer's window, copied.
+struct WindowExport {
+  store::PageHeader header;
+  std::vector<uint8_t> payload;  // [2, n_tokens, n_kv_heads, head_dim] of the cache type
+};
+
+struct SessionSnapshot {
+  // Filled: tenant, profile, fingerprints, n_layers, page_tokens, errors, n_sealed_tokens, tokens
+  // (pending ones too), segments, keys. Left to the caller: session_id, parent_session_id,
+  // model_name, epoch, create_time_us, text_format, conversation.
+  store::Manifest manifest;
+  std::vector<PageExport> pages;      // [n_pages, n_layers], in the order of manifest.page_keys
+  std::vector<WindowExport> windows;  // [n_layers]; empty without window or when not asked for
+};
+
+// Sealed pages from `first_page` on, [n_pages - first_page, n_layers].
+std::vector<PageExport> ExportPages(PagePool* pool, const SessionKv& kv, int64_t first_page);
+
+SessionSnapshot ExportSession(PagePool* pool, const SessionKv& kv, bool with_window);
+
+// A session being restored: buffers in the pool into which payloads are received, and the checks
+// that decide what of them may be used.
+//
+//   import = SessionImport::Begin(pool, layout, identity, manifest)
+//   for every page:    receive into page_buffer(i), then AcceptPage(i, header)
+//   for every window:  receive into window_buffer(layer, header), then AcceptWindow(layer, header)
+//   kv = import->Finish()
+//
+// Pages that are never accepted (lost, damaged) do not stop it: Finish keeps the longest run of
+// whole pages from the start, and the tokens after it become pending, to be prefilled again.
+//
+// Thread-compatible.
+class SessionImport {
+ public:
+  // Takes all blocks now. FailedPrecondition names the fingerprint, profile or shape that differs
+  // from this worker's and both values; DataLoss when the manifest contradicts itself (a key that
+  // does not follow from its tokens); ResourceExhausted with pages needed and free.
+  static absl::StatusOr<std::unique_ptr<SessionImport>> Begin(PagePool* pool,
+                                                              const KvLayout& layout,
+                                                              const KvIdentity& identity,
+                                                              const store::Manifest& manifest);
+  ~SessionImport();
+  SessionImport(const SessionImport&) = delete;
+  SessionImport& operator=(const SessionImport&) = delete;
+
+  // [n_pages * n_layers], in the order of manifest.page_keys.
+  int64_t n_pages() const { return static_cast<int64_t>(page_keys_.size()); }
+  const store::PageKey& page_key(int64_t index) const { return page_keys_[index]; }
+  std::span<uint8_t> page_buffer(int64_t index);
+  // Verifies the payload in the buffer against the header, and both against what was asked for.
+  // Errors: those of VerifyPayload and CheckExpected; the page then counts as missing.
+  absl::Status AcceptPage(int64_t index, const store::PageHeader& header);
+
+  // 0 or n_layers.
+  int n_windows() const { return static_cast<int>(window_keys_.size()); }
+  const store::PageKey& window_key(int layer) const { return window_keys_[layer]; }
+  // [payload_bytes] for a window of the length that every header must have.
+  std::span<uint8_t> window_buffer(int layer);
+  absl::Status AcceptWindow(int layer, const store::PageHeader& header);
+
+  struct Result {
+    std::unique_ptr<SessionKv> kv;
+    // Tokens whose keys and values did not come back; they are pending in `kv`.
+    int64_t n_lost_tokens = 0;
+  };
+  // May be called once. Never fails: without any usable page every token is pending.
+  Result Finish();
+
+ private:
+  SessionImport(PagePool* pool, const KvLayout& layout, const store::ChainScope& scope);
+  absl::Status CheckKeys(const store::Manifest& manifest);
+
+  PagePool* const pool_;
+  const KvLayout layout_;
+  const store::ChainScope scope_;
+  std::vector<int32_t> log_;
+  std::vector<store::Segment> segments_;
+  std::vector<store::PageKey> page_keys_;
+  std::vector<store::PageKey> window_keys_;
+  int64_t n_pages_ = 0;            // a layer
+  int64_t window_rows_ = 0;        // of the stored window
+  std::vector<uint8_t*> blocks_;   // [n_pages, n_layers]
+  std::vector<uint8_t*> windows_;  // [n_layers]
+  std::vector<std::vector<uint8_t>> window_payloads_;
+  std::vector<PageError> errors_;  // [n_pages, n_layers]
+  std::vector<uint8_t> page_ok_;
+  std::vector<uint8_t> window_ok_;
+};
+
+}  // namespace lexico::worker
