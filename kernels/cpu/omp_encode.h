@@ -1,0 +1,11 @@
+// OmpEncode on the CPU; arguments were checked by kernels/ops/omp_encode.cc.
+#pragma once
+
+#include "kernels/api/omp_encode.h"
+#include "kernels/api/stream.h"
+
+namespace lexico::kernels::cpu {
+
+void OmpEncode(const OmpEncodeArgs& args, const Stream& stream);
+
+}  // namespace lexico::kernels::cpu

@@ -1,0 +1,34 @@
+#include "kernels/api/reconstruct.h"
+
+#include "kernels/cpu/reconstruct.h"
+
+namespace lexico::kernels {
+
+void Reconstruct(const ReconstructArgs& args, const Stream& stream) {
+  LEXICO_CHECK(args.dictionary != nullptr);
+  LEXICO_CHECK(!args.layout.is_dense());
+  LEXICO_CHECK_GE(args.n_pages, 0);
+  LEXICO_CHECK_GE(args.layout.page_tokens, 1);
+  LEXICO_CHECK_EQ(args.layout.page_tokens % 2, 0);
+  LEXICO_CHECK_GE(args.layout.n_kv_heads, 1);
+  LEXICO_CHECK_GE(args.layout.sparsity_k, 1);
+  LEXICO_CHECK_GE(args.layout.sparsity_v, 1);
+  LEXICO_CHECK_EQ(args.layout.head_dim, args.dictionary->head_dim());
+  LEXICO_CHECK_EQ(args.out.rank, 3);
+  LEXICO_CHECK_EQ(args.out.dim(0), args.n_pages * args.layout.page_tokens);
+  LEXICO_CHECK_EQ(args.out.dim(1), args.layout.n_kv_heads);
+  LEXICO_CHECK_EQ(args.out.dim(2), args.layout.head_dim);
+  LEXICO_CHECK_EQ(static_cast<int>(args.out.dtype), static_cast<int>(DType::kF32));
+
+  if (args.n_pages == 0) return;
+  LEXICO_CHECK(args.pages != nullptr);
+  switch (stream.kind()) {
+    case DeviceKind::kCpu:
+      return cpu::Reconstruct(args, stream);
+    case DeviceKind::kCuda:
+      break;
+  }
+  LEXICO_UNREACHABLE();
+}
+
+}  // namespace lexico::kernels
