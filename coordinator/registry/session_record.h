@@ -1,0 +1,24 @@
+// A session as the cluster state keeps it: bytes with a version, described in
+// docs/formats/journal.md.
+//
+// The record has what a restarted coordinator must know (placement, epoch) and the last known
+// facts. Its revision is the state's business and not part of the bytes.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "coordinator/registry/types.h"
+
+namespace lexico::coord {
+
+inline constexpr uint16_t kSessionRecordVersion = 1;  // On disk. Never reuse a value.
+
+std::string EncodeSession(const Session& session);
+
+// DataLoss for bytes that are no record (the journal's checksum has passed, so a bug or tampering);
+// FailedPrecondition for a newer version.
+absl::StatusOr<Session> DecodeSession(std::string_view bytes);
+
+}  // namespace lexico::coord
