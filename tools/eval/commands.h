@@ -1,0 +1,17 @@
+// The subcommands of lexico-eval, one file each. A subcommand adds itself to the command line and,
+// when it was chosen, sets the action that main runs after parsing.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+
+#include "absl/status/status.h"
+
+namespace lexico::eval {
+
+using Action = std::function<absl::Status()>;
+
+void AddDocumentCommand(CLI::App& app, Action* action);
+void AddRetrievalCommand(CLI::App& app, Action* action);
+
+}  // namespace lexico::eval
