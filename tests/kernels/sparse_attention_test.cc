@@ -1,0 +1,392 @@
+// Each property is stated once. Inputs come from a seed that every failure prints.
+#include "kernels/api/sparse_attention.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "kernels/api/merge_partials.h"
+#include "kernels/api/omp_encode.h"
+#include "kernels/api/reconstruct.h"
+#include "kernels/cpu/sparse_attention_definition.h"
+#include "tests/kernels/code_fixtures.h"
+#include "tests/support/compare.h"
+
+namespace lexico::kernels {
+namespace {
+
+using tests::CodedPages;
+using tests::IsClose;
+using tests::RandomDictionary;
+using tests::RandomNormal;
+using tests::SameBits;
+
+struct Shape {
+  int head_dim = 16;
+  int n_atoms = 32;
+  int n_kv_heads = 1;
+  int group = 1;
+  int sparsity_k = 4;
+  int sparsity_v = 4;
+  int page_tokens = 4;
+  std::vector<int64_t> pages_per_seq = {2};
+
+  std::string Text() const {
+    return fmt::format(
+        "head_dim {} n_atoms {} n_kv_heads {} group {} sparsity {}/{} page {} seqs {}", head_dim,
+        n_atoms, n_kv_heads, group, sparsity_k, sparsity_v, page_tokens, pages_per_seq.size());
+  }
+};
+
+struct Outputs {
+  std::vector<float> out;
+  std::vector<float> max_score;
+  std::vector<float> sum_exp;
+};
+
+// Rounding of any order of summation: at most one unit in 2 for each of the additions of a score
+// (head_dim + sparsity), of a sum over tokens, and of a product with D_v (n_atoms). Real errors are
+// far smaller, because they do not all point the same way; 64 covers the sizes used here.
+constexpr double kUlps = 64;
+
+class Problem {
+ public:
+  Problem(const Shape& shape, uint32_t seed)
+      : shape_(shape),
+        random_(seed),
+        layout_{.n_kv_heads = shape.n_kv_heads,
+                .head_dim = shape.head_dim,
+                .page_tokens = shape.page_tokens,
+                .sparsity_k = shape.sparsity_k,
+                .sparsity_v = shape.sparsity_v} {
+    page_begin_ = {0};
+    for (const int64_t n : shape.pages_per_seq) page_begin_.push_back(page_begin_.back() + n);
+    dictionary_k_ = RandomDictionary(shape.n_atoms, shape.head_dim, random_);
+    dictionary_v_ = RandomDictionary(shape.n_atoms, shape.head_dim, random_);
+    pages_ = std::make_unique<CodedPages>(layout_, page_begin_.back(), shape.n_atoms, random_);
+    q_ = RandomNormal(n_seqs() * n_heads() * shape.head_dim, random_);
+    scale_ = 1 / std::sqrt(static_cast<float>(shape.head_dim));
+  }
+
+  int64_t n_seqs() const { return static_cast<int64_t>(shape_.pages_per_seq.size()); }
+  int64_t n_heads() const { return static_cast<int64_t>(shape_.n_kv_heads) * shape_.group; }
+  std::vector<float>& q() { return q_; }
+  CodedPages& pages() { return *pages_; }
+  const PageLayout& layout() const { return layout_; }
+  const std::vector<int64_t>& page_begin() const { return page_begin_; }
+  void set_scale(float scale) { scale_ = scale; }
+
+  TensorView OutView(const std::vector<float>& v) const {
+    return TensorView(v.data(), {n_seqs(), n_heads(), shape_.head_dim});
+  }
+  TensorView HeadView(const std::vector<float>& v) const {
+    return TensorView(v.data(), {n_seqs(), n_heads()});
+  }
+
+  SparseAttentionArgs Args(Outputs& outputs) const {
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    outputs.out.assign(q_.size(), nan);
+    outputs.max_score.assign(n_seqs() * n_heads(), nan);
+    outputs.sum_exp.assign(n_seqs() * n_heads(), nan);
+    SparseAttentionArgs args;
+    args.q = OutView(q_);
+    args.pages = pages_->pages();
+    args.page_begin = page_begin_.data();
+    args.layout = layout_;
+    args.dictionary_k = dictionary_k_.get();
+    args.dictionary_v = dictionary_v_.get();
+    args.scale = scale_;
+    args.out = MutableTensorView(outputs.out.data(), {n_seqs(), n_heads(), shape_.head_dim});
+    args.max_score = MutableTensorView(outputs.max_score.data(), {n_seqs(), n_heads()});
+    args.sum_exp = MutableTensorView(outputs.sum_exp.data(), {n_seqs(), n_heads()});
+    return args;
+  }
+
+  Outputs Run(int threads = 1) const {
+    Outputs outputs;
+    SparseAttention(Args(outputs), Stream::Cpu(threads));
+    return outputs;
+  }
+
+  void ExpectMatchesDefinition(double ulps = kUlps) const {
+    Outputs expected;
+    Outputs magnitude;
+    const SparseAttentionArgs magnitudes = Args(magnitude);
+    definition::SparseAttention(Args(expected),
+                                {magnitudes.out, magnitudes.max_score, magnitudes.sum_exp});
+    const Outputs actual = Run();
+    EXPECT_TRUE(IsClose(HeadView(actual.max_score), HeadView(expected.max_score),
+                        HeadView(magnitude.max_score), ulps));
+    EXPECT_TRUE(IsClose(HeadView(actual.sum_exp), HeadView(expected.sum_exp),
+                        HeadView(magnitude.sum_exp), ulps));
+    EXPECT_TRUE(IsClose(OutView(actual.out), OutView(expected.out), OutView(magnitude.out), ulps));
+  }
+
+  void ExpectSameBits(const Outputs& a, const Outputs& b) const {
+    EXPECT_TRUE(SameBits(OutView(a.out), OutView(b.out)));
+    EXPECT_TRUE(SameBits(HeadView(a.max_score), HeadView(b.max_score)));
+    EXPECT_TRUE(SameBits(HeadView(a.sum_exp), HeadView(b.sum_exp)));
+  }
+
+  std::shared_ptr<const PreparedDictionary> dictionary_k() const { return dictionary_k_; }
+  std::shared_ptr<const PreparedDictionary> dictionary_v() const { return dictionary_v_; }
+
+ private:
+  Shape shape_;
+  std::mt19937 random_;
+  PageLayout layout_;
+  std::vector<int64_t> page_begin_;
+  std::shared_ptr<const PreparedDictionary> dictionary_k_;
+  std::shared_ptr<const PreparedDictionary> dictionary_v_;
+  std::unique_ptr<CodedPages> pages_;
+  std::vector<float> q_;
+  float scale_ = 0;
+};
+
+TEST(SparseAttentionTest, MatchesDefinitionOnAllSmallShapes) {
+  uint32_t seed = 1;
+  for (const int head_dim : {8, 12, 16, 40, 64}) {
+    for (const int group : {1, 2, 3, 4, 5, 8, 16, 17}) {
+      for (const int sparsity : {1, 3, 6}) {
+        for (const int page_tokens : {2, 6}) {
+          const Shape shape{.head_dim = head_dim,
+                            .n_atoms = 16 + static_cast<int>(seed % 40),
+                            .n_kv_heads = 1 + static_cast<int>(seed % 2),
+                            .group = group,
+                            .sparsity_k = sparsity,
+                            .sparsity_v = sparsity % 3 + 1,
+                            .page_tokens = page_tokens,
+                            .pages_per_seq = {1, 0, 2}};
+          SCOPED_TRACE(fmt::format("{} seed {}", shape.Text(), seed));
+          Problem(shape, seed++).ExpectMatchesDefinition();
+        }
+      }
+    }
+  }
+}
+
+TEST(SparseAttentionTest, MatchesDefinitionOnModelShapes) {
+  for (const int head_dim : {96, 128, 256}) {
+    const Shape shape{.head_dim = head_dim,
+                      .n_atoms = 1024,
+                      .n_kv_heads = 2,
+                      .group = 4,
+                      .sparsity_k = 16,
+                      .sparsity_v = 8,
+                      .page_tokens = 32,
+                      .pages_per_seq = {3}};
+    SCOPED_TRACE(shape.Text());
+    Problem(shape, 7).ExpectMatchesDefinition();
+  }
+}
+
+TEST(SparseAttentionTest, MatchesDefinitionAtTheLargestSparsityAndDictionary) {
+  Problem(Shape{.head_dim = 64, .n_atoms = 8192, .sparsity_k = 64, .sparsity_v = 64}, 8)
+      .ExpectMatchesDefinition();
+}
+
+// 4096 tokens are one split (sparse_attention.cc); 4096 + 2 pages make two and a remainder.
+TEST(SparseAttentionTest, SequencesOfSeveralSplitsMatchDefinition) {
+  const Shape shape{.head_dim = 8,
+                    .n_atoms = 16,
+                    .group = 2,
+                    .sparsity_k = 2,
+                    .sparsity_v = 2,
+                    .page_tokens = 64,
+                    .pages_per_seq = {66, 130}};
+  // Sums over 8320 tokens: the bound grows with their number, the error with its root.
+  Problem(shape, 9).ExpectMatchesDefinition(/*ulps=*/512);
+}
+
+TEST(SparseAttentionTest, EmptySequenceGivesZeroSumAndMinusInfinityMax) {
+  const Problem problem(Shape{.group = 2, .pages_per_seq = {0, 1}}, 10);
+  const Outputs outputs = problem.Run();
+  for (int h = 0; h < 2; ++h) {
+    EXPECT_EQ(outputs.max_score[h], -std::numeric_limits<float>::infinity());
+    EXPECT_EQ(outputs.sum_exp[h], 0);
+    for (int i = 0; i < 16; ++i) EXPECT_EQ(outputs.out[h * 16 + i], 0);
+    EXPECT_GT(outputs.sum_exp[2 + h], 0);
+  }
+}
+
+// The op against attention over what Reconstruct makes of the same pages: a misunderstanding of
+// the layout shared by the op and its definition would show here.
+TEST(SparseAttentionTest, EqualsDenseAttentionOverReconstructedVectors) {
+  const Shape shape{.head_dim = 32,
+                    .n_atoms = 64,
+                    .n_kv_heads = 2,
+                    .group = 2,
+                    .sparsity_k = 5,
+                    .sparsity_v = 3,
+                    .page_tokens = 8,
+                    .pages_per_seq = {3}};
+  Problem problem(shape, 11);
+  const int64_t n_tokens = 24;
+  std::vector<float> dense[2];
+  for (const bool value : {false, true}) {
+    dense[value].resize(n_tokens * 2 * 32);
+    ReconstructArgs args;
+    args.pages = problem.pages().pages();
+    args.n_pages = 3;
+    args.layout = problem.layout();
+    args.dictionary = value ? problem.dictionary_v().get() : problem.dictionary_k().get();
+    args.value = value;
+    args.out = MutableTensorView(dense[value].data(), {n_tokens, 2, 32});
+    Reconstruct(args, Stream::Cpu(1));
+  }
+  const Outputs outputs = problem.Run();
+  for (int head = 0; head < 4; ++head) {
+    std::vector<double> score(n_tokens);
+    double max = -1e300;
+    for (int64_t t = 0; t < n_tokens; ++t) {
+      for (int i = 0; i < 32; ++i) {
+        score[t] += problem.q()[head * 32 + i] * dense[0][(t * 2 + head / 2) * 32 + i];
+      }
+      score[t] /= std::sqrt(32.0);
+      max = std::max(max, score[t]);
+    }
+    double sum = 0;
+    for (int64_t t = 0; t < n_tokens; ++t) sum += std::exp(score[t] - max);
+    EXPECT_NEAR(outputs.sum_exp[head], sum, 1e-4 * sum) << "head " << head;
+    for (int i = 0; i < 32; ++i) {
+      double expected = 0;
+      for (int64_t t = 0; t < n_tokens; ++t) {
+        expected += std::exp(score[t] - max) * dense[1][(t * 2 + head / 2) * 32 + i];
+      }
+      EXPECT_NEAR(outputs.out[head * 32 + i], expected, 1e-4 * sum) << "head " << head;
+    }
+  }
+}
+
+TEST(SparseAttentionTest, SplitsAgreeWithUnsplit) {
+  const Shape whole{.group = 3, .pages_per_seq = {10}};
+  Problem problem(whole, 12);
+  const Outputs expected = problem.Run();
+  // The same pages as two calls over 4 and 6 of them, merged.
+  Outputs parts[2];
+  std::vector<AttentionPart> merge;
+  const int64_t cuts[] = {0, 4, 10};
+  for (int p = 0; p < 2; ++p) {
+    SparseAttentionArgs args = problem.Args(parts[p]);
+    const int64_t page_begin[] = {0, cuts[p + 1] - cuts[p]};
+    args.pages += cuts[p];
+    args.page_begin = page_begin;
+    SparseAttention(args, Stream::Cpu(2));
+    merge.push_back({args.out, args.max_score, args.sum_exp});
+  }
+  std::vector<float> merged(expected.out.size());
+  MergePartials(merge, MutableTensorView(merged.data(), {1, 3, 16}), Stream::Cpu(1));
+  for (size_t i = 0; i < merged.size(); ++i) {
+    EXPECT_NEAR(merged[i], expected.out[i] / expected.sum_exp[i / 16], 1e-5) << i;
+  }
+}
+
+TEST(SparseAttentionTest, SequencesDoNotSeeEachOthersPages) {
+  const Shape shape{.group = 2, .pages_per_seq = {2, 3, 2}};
+  Problem problem(shape, 13);
+  const Outputs clean = problem.Run();
+  for (const int64_t page : {0, 1, 5, 6}) problem.pages().Poison(page);
+  const Outputs poisoned = problem.Run();
+  const size_t n = 2 * 16;
+  for (size_t i = 0; i < n; ++i) {
+    EXPECT_TRUE(std::isnan(poisoned.out[i])) << "the poison must be visible to its own sequence";
+    EXPECT_EQ(poisoned.out[n + i], clean.out[n + i]) << i;
+    EXPECT_TRUE(std::isnan(poisoned.out[2 * n + i]));
+  }
+}
+
+TEST(SparseAttentionTest, SameBitsOnSecondRunAndWithOtherThreadCounts) {
+  const Shape shape{.head_dim = 32,
+                    .n_atoms = 1100,
+                    .n_kv_heads = 2,
+                    .group = 4,
+                    .page_tokens = 64,
+                    .pages_per_seq = {140, 3}};
+  const Problem problem(shape, 14);
+  const Outputs first = problem.Run(1);
+  for (const int threads : {1, 2, 3, 7}) {
+    SCOPED_TRACE(threads);
+    problem.ExpectSameBits(problem.Run(threads), first);
+  }
+}
+
+TEST(SparseAttentionTest, NeighboursDoNotChangeBits) {
+  const Shape together{.group = 2, .pages_per_seq = {2, 3}};
+  Problem problem(together, 15);
+  const Outputs both = problem.Run();
+  Outputs alone;
+  SparseAttentionArgs args = problem.Args(alone);
+  const int64_t page_begin[] = {0, 3};
+  args.q = TensorView(problem.q().data() + 2 * 16, {1, 2, 16});
+  args.pages += 2;
+  args.page_begin = page_begin;
+  args.out = MutableTensorView(alone.out.data(), {1, 2, 16});
+  args.max_score = MutableTensorView(alone.max_score.data(), {1, 2});
+  args.sum_exp = MutableTensorView(alone.sum_exp.data(), {1, 2});
+  SparseAttention(args, Stream::Cpu(2));
+  EXPECT_TRUE(SameBits(args.out, TensorView(both.out.data() + 2 * 16, {1, 2, 16})));
+}
+
+TEST(SparseAttentionTest, LargeScoresDoNotOverflow) {
+  Problem problem(Shape{.group = 2, .pages_per_seq = {4}}, 16);
+  problem.set_scale(1e4f);
+  problem.ExpectMatchesDefinition();
+  for (const float sum : problem.Run().sum_exp) EXPECT_GE(sum, 1.0f);
+}
+
+TEST(SparseAttentionTest, UnusedPlacesAddNothing) {
+  const Shape shape{.sparsity_k = 3, .sparsity_v = 3, .pages_per_seq = {1}};
+  Problem problem(shape, 17);
+  const PageLayout& layout = problem.layout();
+  std::fill_n(problem.pages().page(0), layout.payload_bytes(), uint8_t{0});
+  const Outputs outputs = problem.Run();
+  EXPECT_EQ(outputs.max_score[0], 0);
+  EXPECT_EQ(outputs.sum_exp[0], 4);
+  for (const float value : outputs.out) EXPECT_EQ(value, 0);
+}
+
+class SparseAttentionDeathTest : public testing::Test {
+ protected:
+  SparseAttentionDeathTest() { args_ = problem_.Args(outputs_); }
+  void Run() { SparseAttention(args_, Stream::Cpu(1)); }
+
+  Problem problem_{Shape{}, 18};
+  Outputs outputs_;
+  SparseAttentionArgs args_;
+};
+
+TEST_F(SparseAttentionDeathTest, RejectsScaleZero) {
+  args_.scale = 0;
+  EXPECT_DEATH(Run(), "args.scale");
+}
+TEST_F(SparseAttentionDeathTest, RejectsDensePages) {
+  args_.layout.sparsity_k = 0;
+  EXPECT_DEATH(Run(), "is_dense");
+}
+TEST_F(SparseAttentionDeathTest, RejectsHeadsThatAreNoMultipleOfKvHeads) {
+  args_.layout.n_kv_heads = 2;
+  EXPECT_DEATH(Run(), "n_heads % args.layout.n_kv_heads");
+}
+TEST_F(SparseAttentionDeathTest, RejectsADictionaryOfAnotherHeadDim) {
+  std::mt19937 random(1);
+  const auto other = RandomDictionary(16, 8, random);
+  args_.dictionary_v = other.get();
+  EXPECT_DEATH(Run(), "dictionary_v->head_dim\\(\\) \\(8\\) == head_dim \\(16\\)");
+}
+TEST_F(SparseAttentionDeathTest, RejectsDecreasingPageBegins) {
+  const int64_t page_begin[] = {0, -1};
+  args_.page_begin = page_begin;
+  EXPECT_DEATH(Run(), "page_begin");
+}
+TEST_F(SparseAttentionDeathTest, RejectsAnOutputOfAnotherShape) {
+  args_.out.shape[1] = 2;
+  EXPECT_DEATH(Run(), "args.out.dim\\(1\\)");
+}
+
+}  // namespace
+}  // namespace lexico::kernels
