@@ -18,11 +18,12 @@ struct PageError {
   float v = 0;
 };
 
-// Working memory of EncodePages; grows and is reused.
+// Working memory of the functions below; grows and is reused. One thread at a time.
 struct CoderScratch {
   std::vector<uint16_t> atoms;
   std::vector<uint8_t> coefs;
   std::vector<float> errors;
+  std::vector<float> rows;
 };
 
 // Codes pages.size() pages: page i takes rows [i * page_tokens, (i + 1) * page_tokens) of
@@ -38,6 +39,7 @@ absl::Status EncodePages(const KvLayout& layout, const LayerDictionaries& dictio
 // The other way: rows [pages.size() * page_tokens, n_kv_heads, head_dim] F32 of K or of V. Of coded
 // pages this is the approximation x^, of dense pages the rows themselves.
 void DecodePages(const KvLayout& layout, const LayerDictionaries& dictionaries, bool value,
-                 std::span<const uint8_t* const> pages, float* rows, const kernels::Stream& stream);
+                 std::span<const uint8_t* const> pages, float* rows, const kernels::Stream& stream,
+                 CoderScratch& scratch);
 
 }  // namespace lexico::worker

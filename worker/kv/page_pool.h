@@ -14,8 +14,8 @@
 // shared blocks are never written.
 // Lifetime: must outlive every holder of a block.
 //
-// Invariant (checked after each call when LEXICO_INVARIANTS is on): for every slab in use, blocks
-// with a reference + blocks in its free list == blocks of the slab.
+// Invariant (checked when LEXICO_INVARIANTS is on, of the slab each call worked in): blocks with a
+// reference + blocks in its free list == blocks of the slab.
 #pragma once
 
 #include <cstddef>

@@ -1,0 +1,300 @@
+#include "worker/kv/snapshot.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "proto/base/check.h"
+#include "proto/base/options.h"
+#include "proto/base/status.h"
+
+namespace lexico::worker {
+namespace {
+
+store::PageHeader MakeHeader(const SessionKv& kv, const store::PageShape& shape, int layer,
+                             int64_t first_token, const store::PageKey& key) {
+  store::PageHeader header;
+  header.shape = shape;
+  header.layer = static_cast<uint32_t>(layer);
+  header.first_token = static_cast<uint64_t>(first_token);
+  header.model = kv.scope().model;
+  if (shape.kind == store::PageKind::kCodes) header.dictionary = kv.scope().dictionary;
+  header.key = key;
+  return header;
+}
+
+store::PageKey KeyOfPage(const KvLayout& layout, const store::PageChain& chain, int layer,
+                         int64_t page) {
+  return store::PageKeyOf(chain, static_cast<uint32_t>(layer), layout.StoredPage().kind,
+                          static_cast<uint64_t>(page * layout.page.page_tokens));
+}
+
+std::vector<WindowExport> ExportWindows(const SessionKv& kv) {
+  std::vector<WindowExport> windows;
+  const int rows = kv.window_rows();
+  if (rows == 0) return windows;
+  const KvLayout& layout = kv.layout();
+  const store::PageChain chain = kv.WindowChain();
+  const size_t half = rows * layout.shape.row_bytes();
+  for (int layer = 0; layer < layout.shape.n_layers; ++layer) {
+    WindowExport window;
+    const store::PageKey key =
+        store::PageKeyOf(chain, static_cast<uint32_t>(layer), store::PageKind::kWindow,
+                         static_cast<uint64_t>(kv.n_sealed_tokens()));
+    window.header = MakeHeader(kv, layout.StoredWindow(rows), layer, kv.n_sealed_tokens(), key);
+    window.payload.resize(2 * half);
+    const kernels::DensePiece piece = kv.window(layer, rows);
+    std::memcpy(window.payload.data(), piece.k, half);
+    std::memcpy(window.payload.data() + half, piece.v, half);
+    windows.push_back(std::move(window));
+  }
+  return windows;
+}
+
+template <typename T>
+absl::Status CheckSame(const char* what, const T& stored, const T& ours) {
+  if (stored == ours) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      fmt::format("session has {} {}, this worker has {}", what, stored, ours));
+}
+
+}  // namespace
+
+std::vector<PageExport> ExportPages(PagePool* pool, const SessionKv& kv, int64_t first_page) {
+  const KvLayout& layout = kv.layout();
+  const int n_layers = layout.shape.n_layers;
+  std::vector<PageExport> pages;
+  pages.reserve((kv.n_pages() - first_page) * n_layers);
+  for (int64_t page = first_page; page < kv.n_pages(); ++page) {
+    for (int layer = 0; layer < n_layers; ++layer) {
+      PageExport exported;
+      exported.header = MakeHeader(kv, layout.StoredPage(), layer, page * layout.page.page_tokens,
+                                   KeyOfPage(layout, kv.chain(page), layer, page));
+      const PageError error = kv.page_error(page, layer);
+      exported.header.relative_error_k = error.k;
+      exported.header.relative_error_v = error.v;
+      exported.block = BlockRef(pool, const_cast<uint8_t*>(kv.pages(layer)[page]));
+      pages.push_back(std::move(exported));
+    }
+  }
+  return pages;
+}
+
+SessionSnapshot ExportSession(PagePool* pool, const SessionKv& kv, bool with_window) {
+  SessionSnapshot snapshot;
+  snapshot.pages = ExportPages(pool, kv, 0);
+  if (with_window) snapshot.windows = ExportWindows(kv);
+
+  store::Manifest& manifest = snapshot.manifest;
+  manifest.tenant = kv.scope().tenant;
+  manifest.profile = kv.scope().profile;
+  manifest.model = kv.scope().model;
+  manifest.dictionary = kv.scope().dictionary;
+  manifest.tokenizer = kv.scope().tokenizer;
+  manifest.n_layers = static_cast<uint32_t>(kv.layout().shape.n_layers);
+  manifest.page_tokens = static_cast<uint32_t>(kv.layout().page.page_tokens);
+  manifest.relative_error_k = kv.mean_error().k;
+  manifest.relative_error_v = kv.mean_error().v;
+  manifest.n_sealed_tokens = static_cast<uint64_t>(kv.n_sealed_tokens());
+  manifest.tokens.assign(kv.log().begin(), kv.log().end());
+  manifest.segments.assign(kv.segments().begin(), kv.segments().end());
+  // A log that was never computed: its run will be a prefill from the start.
+  if (manifest.segments.empty() && !manifest.tokens.empty()) {
+    manifest.segments.push_back({0, store::SegmentKind::kPrefill});
+  }
+  for (const PageExport& page : snapshot.pages) manifest.page_keys.push_back(page.header.key);
+  for (const WindowExport& window : snapshot.windows) {
+    manifest.window_keys.push_back(window.header.key);
+  }
+  return snapshot;
+}
+
+SessionImport::SessionImport(PagePool* pool, const KvLayout& layout, const store::ChainScope& scope)
+    : pool_(pool), layout_(layout), scope_(scope) {}
+
+SessionImport::~SessionImport() {
+  pool_->Release(blocks_);
+  pool_->Release(windows_);
+}
+
+absl::StatusOr<std::unique_ptr<SessionImport>> SessionImport::Begin(
+    PagePool* pool, const KvLayout& layout, const KvIdentity& identity,
+    const store::Manifest& manifest) {
+  LEXICO_RETURN_IF_ERROR(store::CheckManifest(manifest));
+  const store::ChainScope scope = MakeChainScope(layout, identity, manifest.tenant);
+  LEXICO_RETURN_IF_ERROR(CheckSame("profile", manifest.profile, scope.profile));
+  LEXICO_RETURN_IF_ERROR(
+      CheckSame("model fingerprint", manifest.model.ToHex(), scope.model.ToHex()));
+  LEXICO_RETURN_IF_ERROR(
+      CheckSame("dictionary fingerprint", manifest.dictionary.ToHex(), scope.dictionary.ToHex()));
+  LEXICO_RETURN_IF_ERROR(
+      CheckSame("tokenizer fingerprint", manifest.tokenizer.ToHex(), scope.tokenizer.ToHex()));
+  const auto n_layers = static_cast<uint32_t>(layout.shape.n_layers);
+  LEXICO_RETURN_IF_ERROR(CheckSame("layers", manifest.n_layers, n_layers));
+  LEXICO_RETURN_IF_ERROR(CheckSame("page_tokens", manifest.page_tokens, scope.page_tokens));
+
+  std::unique_ptr<SessionImport> import(new SessionImport(pool, layout, scope));
+  import->log_.assign(manifest.tokens.begin(), manifest.tokens.end());
+  import->segments_ = manifest.segments;
+  import->page_keys_ = manifest.page_keys;
+  import->window_keys_ = manifest.window_keys;
+  import->n_pages_ = static_cast<int64_t>(manifest.n_sealed_tokens / manifest.page_tokens);
+  LEXICO_RETURN_IF_ERROR(import->CheckKeys(manifest));
+
+  std::vector<uint8_t*> blocks(import->page_keys_.size());
+  std::vector<uint8_t*> windows(n_layers);
+  if (!blocks.empty() && !pool->Acquire(layout.page_bytes(), blocks)) {
+    return absl::ResourceExhaustedError(fmt::format(
+        "{} pages of {} needed to restore the session, {} free; offload others or raise "
+        "--kv_memory",
+        blocks.size(), base::HumanBytes(static_cast<double>(layout.page_bytes())),
+        pool->FreeBlocks(layout.page_bytes())));
+  }
+  import->blocks_ = std::move(blocks);
+  if (!pool->Acquire(layout.window_bytes(), windows)) {
+    return absl::ResourceExhaustedError(fmt::format(
+        "{} windows of {} needed to restore the session, {} free; offload others or raise "
+        "--kv_memory",
+        n_layers, base::HumanBytes(static_cast<double>(layout.window_bytes())),
+        pool->FreeBlocks(layout.window_bytes())));
+  }
+  import->windows_ = std::move(windows);
+  import->window_payloads_.resize(import->window_keys_.size());
+  import->errors_.resize(import->page_keys_.size());
+  import->page_ok_.resize(import->page_keys_.size());
+  import->window_ok_.resize(import->window_keys_.size());
+  return import;
+}
+
+// Every key follows from the tokens, their segments and the scope: a manifest whose keys do not is
+// damaged, whatever its checksum says. The number of window rows is found in the same way: no other
+// number of tokens gives the stored name.
+absl::Status SessionImport::CheckKeys(const store::Manifest& manifest) {
+  const std::span<const uint32_t> tokens = manifest.tokens;
+  const auto page_tokens = static_cast<int64_t>(manifest.page_tokens);
+  const int n_layers = layout_.shape.n_layers;
+  store::PageChain chain = store::ChainStart(scope_);
+  for (int64_t page = 0; page < n_pages_; ++page) {
+    const int64_t first = page * page_tokens;
+    chain = store::ChainExtend(chain, static_cast<uint64_t>(first),
+                               tokens.subspan(first, page_tokens), segments_);
+    for (int layer = 0; layer < n_layers; ++layer) {
+      const store::PageKey key = KeyOfPage(layout_, chain, layer, page);
+      const store::PageKey& stored = page_keys_[page * n_layers + layer];
+      if (key != stored) {
+        return absl::DataLossError(
+            fmt::format("manifest names page {} of layer {} {}, its tokens make it {}", page, layer,
+                        stored.ToHex(), key.ToHex()));
+      }
+    }
+  }
+  if (window_keys_.empty()) return absl::OkStatus();
+  const auto first = static_cast<int64_t>(manifest.n_sealed_tokens);
+  const int64_t rows_max =
+      std::min<int64_t>(static_cast<int64_t>(tokens.size()) - first, layout_.window_capacity());
+  for (int64_t rows = rows_max; rows > 0; --rows) {
+    const store::PageChain end = store::ChainExtend(chain, static_cast<uint64_t>(first),
+                                                    tokens.subspan(first, rows), segments_);
+    const auto key_of = [&](int layer) {
+      return store::PageKeyOf(end, static_cast<uint32_t>(layer), store::PageKind::kWindow,
+                              static_cast<uint64_t>(first));
+    };
+    if (key_of(0) != window_keys_[0]) continue;
+    window_rows_ = rows;
+    for (int layer = 1; layer < n_layers; ++layer) {
+      if (key_of(layer) == window_keys_[layer]) continue;
+      return absl::DataLossError(
+          fmt::format("manifest names the window of layer {} {}, its tokens "
+                      "make it {}",
+                      layer, window_keys_[layer].ToHex(), key_of(layer).ToHex()));
+    }
+    return absl::OkStatus();
+  }
+  return absl::DataLossError(
+      fmt::format("manifest names a window {} that none of its newest {} tokens make",
+                  window_keys_[0].ToHex(), rows_max));
+}
+
+std::span<uint8_t> SessionImport::page_buffer(int64_t index) {
+  return {blocks_[index], layout_.page_bytes()};
+}
+
+absl::Status SessionImport::AcceptPage(int64_t index, const store::PageHeader& header) {
+  const int n_layers = layout_.shape.n_layers;
+  page_ok_[index] = 0;
+  LEXICO_RETURN_IF_ERROR(store::VerifyPayload(header, page_buffer(index)));
+  store::ExpectedPage expected;
+  expected.key = page_keys_[index];
+  expected.model = scope_.model;
+  expected.dictionary = scope_.dictionary;
+  expected.shape = layout_.StoredPage();
+  expected.layer = static_cast<uint32_t>(index % n_layers);
+  expected.first_token = static_cast<uint64_t>(index / n_layers * layout_.page.page_tokens);
+  LEXICO_RETURN_IF_ERROR(store::CheckExpected(header, expected));
+  errors_[index] = {header.relative_error_k, header.relative_error_v};
+  page_ok_[index] = 1;
+  return absl::OkStatus();
+}
+
+std::span<uint8_t> SessionImport::window_buffer(int layer) {
+  std::vector<uint8_t>& payload = window_payloads_[layer];
+  payload.resize(layout_.StoredWindow(static_cast<int>(window_rows_)).payload_bytes());
+  return payload;
+}
+
+absl::Status SessionImport::AcceptWindow(int layer, const store::PageHeader& header) {
+  window_ok_[layer] = 0;
+  LEXICO_RETURN_IF_ERROR(store::VerifyPayload(header, window_payloads_[layer]));
+  store::ExpectedPage expected;
+  expected.key = window_keys_[layer];
+  expected.model = scope_.model;
+  expected.shape = layout_.StoredWindow(static_cast<int>(window_rows_));
+  expected.layer = static_cast<uint32_t>(layer);
+  expected.first_token = static_cast<uint64_t>(n_pages_ * layout_.page.page_tokens);
+  LEXICO_RETURN_IF_ERROR(store::CheckExpected(header, expected));
+  const size_t half = window_payloads_[layer].size() / 2;
+  const size_t capacity_half = layout_.window_capacity() * layout_.shape.row_bytes();
+  std::memcpy(windows_[layer], window_payloads_[layer].data(), half);
+  std::memcpy(windows_[layer] + capacity_half, window_payloads_[layer].data() + half, half);
+  window_payloads_[layer] = {};
+  window_ok_[layer] = 1;
+  return absl::OkStatus();
+}
+
+SessionImport::Result SessionImport::Finish() {
+  LEXICO_CHECK(!windows_.empty());
+  const int n_layers = layout_.shape.n_layers;
+  const int64_t page_tokens = layout_.page.page_tokens;
+  const auto first_bad = std::find(page_ok_.begin(), page_ok_.end(), 0);
+  const int64_t n_whole = (first_bad - page_ok_.begin()) / n_layers;
+  const bool complete = n_whole == n_pages_ && !window_ok_.empty() &&
+                        std::find(window_ok_.begin(), window_ok_.end(), 0) == window_ok_.end();
+
+  SessionKv::Parts parts;
+  parts.window_rows = complete ? static_cast<int>(window_rows_) : 0;
+  const int64_t n_kept = n_whole * page_tokens + parts.window_rows;
+  // What was resident in the stored session, as far as the manifest can tell.
+  const int64_t n_stored = n_pages_ * page_tokens + window_rows_;
+  parts.pages.resize(n_layers);
+  for (int64_t i = 0; i < n_whole * n_layers; ++i) {
+    parts.pages[i % n_layers].push_back(blocks_[i]);
+  }
+  pool_->Release(std::span(blocks_).subspan(n_whole * n_layers));
+  blocks_.clear();
+  errors_.resize(n_whole * n_layers);
+  parts.errors = std::move(errors_);
+  parts.windows = std::move(windows_);
+  windows_.clear();
+  for (const store::Segment& segment : segments_) {
+    if (static_cast<int64_t>(segment.first_token) < n_kept) parts.segments.push_back(segment);
+  }
+  parts.log = std::move(log_);
+
+  Result result;
+  result.n_lost_tokens = n_stored - n_kept;
+  result.kv = SessionKv::FromParts(pool_, layout_, scope_, std::move(parts));
+  return result;
+}
+
+}  // namespace lexico::worker
