@@ -1,0 +1,18 @@
+// Definitions of the ops of kernels/api/elementwise.h, in double. `magnitude` arrays have the shape
+// of the result and receive the sum of |terms| that formed each element.
+#pragma once
+
+#include "kernels/api/elementwise.h"
+#include "kernels/api/tensor.h"
+
+namespace lexico::kernels::cpu::definition {
+
+void RmsNorm(TensorView x, TensorView weight, float epsilon, MutableTensorView y,
+             MutableTensorView magnitude);
+
+// `magnitude` is laid out as args.x.
+void Rope(const RopeArgs& args, float* magnitude);
+
+void SwiGlu(TensorView gate_up, MutableTensorView y, MutableTensorView magnitude);
+
+}  // namespace lexico::kernels::cpu::definition
