@@ -67,7 +67,10 @@ absl::StatusOr<Json> ParseJsonObject(std::string_view name, std::string_view tex
   try {
     value = Json::parse(text.begin(), text.end(), std::ref(watch));
   } catch (const Json::exception& error) {
-    return absl::DataLossError(fmt::format("{}: not JSON: {}", name, error.what()));
+    // A text that breaks our rules usually breaks the grammar later as well; ours say more.
+    if (watch.problem().empty()) {
+      return absl::DataLossError(fmt::format("{}: not JSON: {}", name, error.what()));
+    }
   }
   if (!watch.problem().empty()) {
     return absl::InvalidArgumentError(fmt::format("{}: {}", name, watch.problem()));
