@@ -1,0 +1,59 @@
+// What every subcommand of `lexico` shares: the global flags and the shape of a command group.
+//
+// A group adds its subcommands to the command line; parsing then leaves in `run` what the chosen
+// one does. Nothing is connected or opened before parsing is complete.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "proto/rpc/server.h"
+
+namespace lexico::cli {
+
+struct Globals {
+  std::string server = "127.0.0.1:50051";
+  std::string tenant;
+  bool json = false;     // one JSON value on stdout instead of text
+  double timeout_s = 0;  // of a call; 0: each command's own
+  rpc::TlsOptions tls;
+};
+
+struct Command {
+  Globals globals;
+  std::function<absl::Status()> run;
+};
+
+// The whole command line. `app` and `command` must outlive the parsing and the run.
+void AddCommands(CLI::App& app, Command& command);
+
+// The groups, one file each. `command` must outlive `app`'s parsing.
+void AddLocalCommand(CLI::App& app, Command& command);
+void AddSessionCommands(CLI::App& app, Command& command);
+void AddAppendCommand(CLI::App& session, Command& command);
+void AddAskCommand(CLI::App& app, Command& command);
+void AddChatCommand(CLI::App& app, Command& command);
+void AddWorkerCommands(CLI::App& app, Command& command);
+void AddTokenCommands(CLI::App& app, Command& command);
+void AddInfoCommands(CLI::App& app, Command& command);
+
+// Binds a subcommand to its function: `run` gets the parsed options when the subcommand was chosen.
+template <typename Options>
+void Bind(CLI::App* subcommand, Command& command, std::shared_ptr<Options> options,
+          absl::Status (*run)(const Globals&, const Options&)) {
+  subcommand->callback([&command, options, run] {
+    command.run = [&command, options, run] { return run(command.globals, *options); };
+  });
+}
+
+// 0 OK, 3 Unavailable, 1 anything else. Usage errors are found by parsing and end with 2.
+int ExitCode(const absl::Status& status);
+
+// "lexico: UNAVAILABLE: message", with the remedy where the code has one: when to come back, or how
+// to start a server. One line without its newline.
+std::string ErrorLine(const absl::Status& status, const Globals& globals);
+
+}  // namespace lexico::cli

@@ -1,0 +1,26 @@
+// lexico: the command line client, and with `lexico local` a supervisor of the servers.
+#include <fmt/format.h>
+
+#include "proto/base/options.h"
+#include "tools/cli/command.h"
+
+int main(int argc, char** argv) {
+  CLI::App app;
+  lexico::cli::Command command;
+  lexico::cli::AddCommands(app, command);
+  const absl::Status parsed = lexico::base::ParseCommandLine(app, argc, argv);
+  if (absl::IsCancelled(parsed)) {
+    fmt::print("{}", std::string(parsed.message()));
+    return 0;
+  }
+  if (!parsed.ok()) {
+    fmt::print(stderr, "{}\n", lexico::cli::ErrorLine(parsed, command.globals));
+    return 2;
+  }
+  const absl::Status status = command.run();
+  std::fflush(stdout);
+  if (!status.ok()) {
+    fmt::print(stderr, "{}\n", lexico::cli::ErrorLine(status, command.globals));
+  }
+  return lexico::cli::ExitCode(status);
+}
