@@ -1,7 +1,7 @@
 // Attention over dense keys and values.
 //
-//   DenseAttention     decode: one query per sequence over rows that lie in pieces (window, dense
-//   pages) PrefillAttention   many queries of one sequence, causal, over contiguous rows
+//   DenseAttention     decode: one query per sequence over rows that lie in pieces (window, pages)
+//   PrefillAttention   many queries of one sequence, causal, over contiguous rows
 //
 // DenseAttention returns PARTIAL softmaxes to be joined by merge_partials.h; PrefillAttention is
 // final.
@@ -52,14 +52,18 @@ struct PrefillAttentionArgs {
   TensorView v;  // [n_keys, n_kv_heads, head_dim]     F32
   int64_t first_position = 0;
   float scale = 0;
+  // On a CPU with AMX or AVX512_BF16: round operands to BF16, several times as fast. False for
+  // models whose weights are F32, which expect F32 results. No effect elsewhere.
+  bool allow_bf16 = true;
 
   // Output, overwritten: normalised attention.
   MutableTensorView out;  // [n_queries, n_heads, head_dim]   F32
 };
 
 // Blocked online softmax (FlashAttention's recurrence), matrix products on the best unit of the
-// machine; on AMX operands are rounded to BF16. FLOP: 4 * head_dim per (query head, visible key).
-// Deterministic for a given n_queries split.
+// machine; on AMX and AVX512_BF16 operands are rounded to BF16 if allowed. FLOP: 4 * head_dim per
+// (query head, visible key). Deterministic; in F32 a query's result has the same bits whatever
+// chunk it comes in. Keys and values past the last query's position are not read.
 void PrefillAttention(const PrefillAttentionArgs& args, const Stream& stream);
 
 }  // namespace lexico::kernels

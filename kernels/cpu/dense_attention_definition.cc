@@ -46,7 +46,8 @@ Partial Attend(const float* q, int64_t n, int head_dim, double scale,
     const double weight = score[t] == -std::numeric_limits<double>::infinity()
                               ? 0.0
                               : std::exp(score[t] - p.max_score);
-    const double weight_size = weight * (1.0 + size[t] + p.max_size);
+    // A weight of 0 is exact, also where the score's magnitude is infinite.
+    const double weight_size = weight == 0 ? 0 : weight * (1.0 + size[t] + p.max_size);
     p.sum += weight;
     p.sum_size += weight_size;
     for (int i = 0; i < head_dim; ++i) {
