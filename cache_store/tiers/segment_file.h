@@ -12,8 +12,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "cache_store/format/page_key.h"
 #include "cache_store/format/page_buffer.h"
+#include "cache_store/format/page_key.h"
 #include "proto/base/fault.h"
 
 namespace lexico::store {

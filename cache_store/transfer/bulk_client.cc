@@ -195,6 +195,8 @@ class BulkClientImpl : public BulkClient {
 
 }  // namespace
 
+absl::Status CheckBulkAddress(const std::string& address) { return SplitAddress(address).status(); }
+
 std::unique_ptr<BulkClient> BulkClient::Create(const BulkClientOptions& options) {
   return std::make_unique<BulkClientImpl>(options);
 }

@@ -47,6 +47,9 @@ struct BulkClientOptions {
   size_t frame_bytes = 4u << 20;
 };
 
+// InvalidArgument unless `address` is host:port.
+absl::Status CheckBulkAddress(const std::string& address);
+
 class BulkClient {
  public:
   static std::unique_ptr<BulkClient> Create(const BulkClientOptions& options);
