@@ -57,8 +57,7 @@ StepPlan PlanStep(const EngineState& state, const StepBudget& budget, absl::Time
   plan.admit = ChooseAdmission(state, budget, now);
   plan.slice = ChooseSlice(state, budget, now);
   if (plan.empty()) {
-    plan.idle =
-        state.waiting.empty() ? IdleReason::kNothingToDo : IdleReason::kWaitingForMemory;
+    plan.idle = state.waiting.empty() ? IdleReason::kNothingToDo : IdleReason::kWaitingForMemory;
   }
   return plan;
 }

@@ -1,0 +1,51 @@
+// One decode step: the next pending token of every sequence of a batch through all layers.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "worker/engine/forward_context.h"
+#include "worker/engine/page_attention.h"
+#include "worker/kv/session_kv.h"
+
+namespace lexico::worker {
+
+// Keeps its working memory between steps. Thread-compatible: the engine's thread.
+class DecodeStep {
+ public:
+  explicit DecodeStep(ForwardContext* context) : context_(context) {}
+
+  // Computes the first pending token of each session, writes its row and commits it. Sessions are
+  // independent: a result depends on the batch only as far as a matrix product's summation order
+  // depends on its number of rows.
+  // REQUIRES: every session is there once, has a pending token and ReserveRow was OK.
+  void Run(std::span<SessionKv* const> sessions);
+
+  // Of session i of the last Run. False: a key or value was not finite; the session is unchanged.
+  bool ok(int64_t i) const { return finite_[i] != 0; }
+  std::span<const float> logits(int64_t i) const;
+
+ private:
+  void RunLayer(int layer, std::span<SessionKv* const> sessions);
+  void AttendToWindows(int layer, std::span<SessionKv* const> sessions, const PartialViews& out);
+
+  ForwardContext* const context_;
+  std::vector<int32_t> ids_;        // [n]
+  std::vector<int32_t> positions_;  // [n]
+  std::vector<uint8_t> finite_;     // [n]
+  std::vector<float> hidden_;       // [n, hidden_dim]
+  std::vector<float> q_;            // [n, n_heads, head_dim]
+  std::vector<float> k_;            // [n, n_kv_heads, head_dim]
+  std::vector<float> v_;
+  std::vector<float> attention_;   // [n, n_heads, head_dim]
+  std::vector<float> logits_;      // [n, vocab_size]
+  std::vector<float> partial_[2];  // over pages, over windows: [n, n_heads, head_dim]
+  std::vector<float> partial_max_[2];
+  std::vector<float> partial_sum_[2];
+  std::vector<kernels::DensePiece> pieces_;
+  std::vector<int64_t> piece_begin_;
+  PageAttentionScratch page_scratch_;
+};
+
+}  // namespace lexico::worker

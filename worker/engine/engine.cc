@@ -1,0 +1,101 @@
+#include "worker/engine/engine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "proto/base/status.h"
+#include "worker/engine/engine_impl.h"
+
+namespace lexico::worker {
+namespace {
+
+// What is lost at the end of a slab is at most a quarter of the largest block, and small blocks
+// share slabs of at least this size.
+constexpr size_t kSlabBytesMin = size_t{1} << 20;
+constexpr size_t kLargestBlocksPerSlab = 4;
+
+kernels::DType CacheType(const ModelConfig& config) {
+  if (config.dtype == "bfloat16") return kernels::DType::kBF16;
+  if (config.dtype == "float16") return kernels::DType::kF16;
+  return kernels::DType::kF32;
+}
+
+absl::Status CheckOption(const char* name, int value, int min, int max) {
+  if (value >= min && value <= max) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      fmt::format("{} is {}, allowed are {} to {}", name, value, min, max));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
+    const EngineOptions& options, std::shared_ptr<const Transformer> transformer,
+    std::shared_ptr<const ModelDictionary> dictionary, const kernels::Stream& stream,
+    base::Clock* clock, base::Metrics* metrics) {
+  LEXICO_RETURN_IF_ERROR(CheckOption("waiting_max", options.waiting_max, 1, 1 << 16));
+  LEXICO_RETURN_IF_ERROR(CheckOption("prefills_max", options.prefills_max, 1, 64));
+  LEXICO_RETURN_IF_ERROR(CheckOption("decode_seqs_max", options.decode_seqs_max, 1, 4096));
+  const ModelConfig& config = transformer->config();
+  ForwardContext context{.transformer = transformer, .stream = stream, .clock = clock};
+  context.shape = {.n_layers = config.n_layers,
+                   .n_kv_heads = config.n_kv_heads,
+                   .head_dim = config.head_dim,
+                   .cache_type = CacheType(config)};
+  KvIdentity identity{.model = transformer->fingerprint(), .tokenizer = options.tokenizer};
+  int n_atoms = 0;
+  if (dictionary != nullptr) {
+    n_atoms = dictionary->n_atoms();
+    identity.dictionary = dictionary->fingerprint();
+    for (int layer = 0; layer < config.n_layers; ++layer) {
+      context.dictionaries.push_back({dictionary->layer(layer).k, dictionary->layer(layer).v});
+    }
+  }
+  // The largest block: a window, or a dense page where its window were shorter (it never is).
+  const KvLayout dense = MakeKvLayout(context.shape, Profile{.name = "dense"}, 0);
+  const size_t largest = std::max(dense.window_bytes(), dense.page_bytes());
+  LEXICO_ASSIGN_OR_RETURN(
+      std::unique_ptr<PagePool> pool,
+      PagePool::Create(options.kv_memory_bytes,
+                       std::max(kSlabBytesMin, kLargestBlocksPerSlab * BlockBytes(largest))));
+  return std::unique_ptr<Engine>(new Engine(std::make_unique<Impl>(
+      options, std::move(pool), std::move(context), n_atoms, identity, metrics)));
+}
+
+Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Engine::~Engine() = default;
+
+const Transformer& Engine::transformer() const { return impl_->transformer(); }
+std::vector<std::string> Engine::ProfileNames() const { return impl_->ProfileNames(); }
+absl::Status Engine::OpenSession(const SessionSpec& spec) { return impl_->OpenSession(spec); }
+absl::Status Engine::Fork(const std::string& session_id, const std::string& new_session_id) {
+  return impl_->Fork(session_id, new_session_id);
+}
+absl::StatusOr<SessionInfo> Engine::Describe(const std::string& session_id) const {
+  return impl_->Describe(session_id);
+}
+std::vector<SessionInfo> Engine::List() const { return impl_->List(); }
+absl::Status Engine::Drop(const std::string& session_id) { return impl_->Drop(session_id); }
+absl::StatusOr<SessionSnapshot> Engine::Export(const std::string& session_id,
+                                               bool with_window) const {
+  return impl_->Export(session_id, with_window);
+}
+absl::StatusOr<std::unique_ptr<SessionImport>> Engine::BeginImport(
+    const store::Manifest& manifest) {
+  return impl_->BeginImport(manifest);
+}
+absl::StatusOr<SessionInfo> Engine::FinishImport(const std::string& session_id,
+                                                 std::unique_ptr<SessionImport> import) {
+  return impl_->FinishImport(session_id, std::move(import));
+}
+absl::StatusOr<CallId> Engine::Append(AppendRequest request, CallCallbacks callbacks) {
+  return impl_->Append(std::move(request), std::move(callbacks));
+}
+absl::StatusOr<CallId> Engine::Generate(GenerateRequest request, CallCallbacks callbacks) {
+  return impl_->Generate(std::move(request), std::move(callbacks));
+}
+void Engine::Cancel(CallId call) { impl_->Cancel(call); }
+EngineLoad Engine::load() const { return impl_->load(); }
+
+}  // namespace lexico::worker

@@ -1,0 +1,119 @@
+// The engine behind engine.h. Two halves: what any thread may call (engine_api.cc), and the loop of
+// the engine's own thread (engine_loop.cc).
+//
+// Who owns what: a session's SessionKv belongs to the engine's thread while the session is busy,
+// and to whoever holds the mutex otherwise. A sequence is made by the calling thread, handed over
+// under the mutex, and from then on belongs to the engine's thread, but for its `cancelled` flag.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "worker/engine/decode_step.h"
+#include "worker/engine/engine.h"
+#include "worker/engine/engine_metrics.h"
+#include "worker/engine/forward_context.h"
+#include "worker/engine/scheduler.h"
+#include "worker/engine/sequence.h"
+#include "worker/model/sampler.h"
+
+namespace lexico::worker {
+
+class Engine::Impl {
+ public:
+  Impl(const EngineOptions& options, std::unique_ptr<PagePool> pool, ForwardContext context,
+       int n_atoms, const KvIdentity& identity, base::Metrics* metrics);
+  ~Impl();
+
+  // -- Any thread (engine_api.cc); contracts in engine.h ------------------------------------------
+  const Transformer& transformer() const { return *context_.transformer; }
+  std::vector<std::string> ProfileNames() const;
+  absl::Status OpenSession(const SessionSpec& spec);
+  absl::Status Fork(const std::string& session_id, const std::string& new_session_id);
+  absl::StatusOr<SessionInfo> Describe(const std::string& session_id) const;
+  std::vector<SessionInfo> List() const;
+  absl::Status Drop(const std::string& session_id);
+  absl::StatusOr<SessionSnapshot> Export(const std::string& session_id, bool with_window) const;
+  absl::StatusOr<std::unique_ptr<SessionImport>> BeginImport(const store::Manifest& manifest);
+  absl::StatusOr<SessionInfo> FinishImport(const std::string& session_id,
+                                           std::unique_ptr<SessionImport> import);
+  absl::StatusOr<CallId> Append(AppendRequest request, CallCallbacks callbacks);
+  absl::StatusOr<CallId> Generate(GenerateRequest request, CallCallbacks callbacks);
+  void Cancel(CallId call);
+  EngineLoad load() const;
+
+ private:
+  absl::StatusOr<KvLayout> LayoutOf(const std::string& profile) const;
+  absl::StatusOr<std::shared_ptr<Session>> FindIdle(const std::string& session_id) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckNew(const std::string& session_id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AddSession(const std::string& session_id, std::unique_ptr<SessionKv> kv)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  static void RefreshInfo(Session& session);
+  absl::Status CheckIds(std::span<const int32_t> ids, const char* what) const;
+  absl::StatusOr<CallId> Submit(const std::string& session_id, std::unique_ptr<Sequence> sequence);
+  absl::Status CheckFits(const Session& session, Sequence& sequence) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Duration RetryAfter() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  EngineLoad LoadLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // -- The engine's thread (engine_loop.cc) -------------------------------------------------------
+  using Ended = std::vector<std::pair<Sequence*, absl::Status>>;
+  void Loop();
+  // The next plan, or sequences that have to end first. False: the engine stops.
+  bool NextPlan(StepPlan* plan, Ended* ended);
+  void CollectEnded(absl::Time now, Ended* ended) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void RefreshWaiting() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  StepBudget Budget() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  int64_t SlabsNeeded(const Sequence& sequence) const;
+  void RunPlan(StepPlan plan);
+  absl::Status Admit(Sequence& sequence);
+  void RunDecode(const std::vector<SequenceId>& ids);
+  void RunSlice(Sequence& sequence);
+  void FinishPrefill(Sequence& sequence);
+  // Gives a token to the session and the caller. True: the sequence has ended.
+  bool Publish(Sequence& sequence, SampledToken sampled);
+  absl::Status CodeAhead(Sequence& sequence);
+  void SinkPages(const Session& session, int64_t first_page);
+  void UpdateInfo(Session& session);
+  void Finish(Sequence& sequence, const absl::Status& status);
+  void UpdateGauges(bool force);
+  Sequence& Find(SequenceId id);
+
+  // Constant after construction.
+  const EngineOptions options_;
+  const std::unique_ptr<PagePool> pool_;
+  const int n_atoms_;
+  const KvIdentity identity_;
+  base::Clock* const clock_;
+  const KvLayout default_layout_;
+
+  // Own synchronization.
+  EngineMetrics metrics_;
+
+  // Of the engine's thread.
+  ForwardContext context_;
+  DecodeStep decode_step_;
+  Sampler sampler_;
+  std::vector<float> logits_;  // [vocab_size]
+  absl::Time last_gauges_ = absl::InfinitePast();
+
+  mutable absl::Mutex mutex_;
+  absl::CondVar wake_;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  bool changed_ ABSL_GUARDED_BY(mutex_) = false;
+  CallId next_call_ ABSL_GUARDED_BY(mutex_) = 1;
+  std::map<std::string, std::shared_ptr<Session>> sessions_ ABSL_GUARDED_BY(mutex_);
+  std::map<CallId, std::unique_ptr<Sequence>> sequences_ ABSL_GUARDED_BY(mutex_);
+  EngineState state_ ABSL_GUARDED_BY(mutex_);
+
+  std::thread thread_;  // the last member: it uses all others
+};
+
+}  // namespace lexico::worker

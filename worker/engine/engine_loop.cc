@@ -1,0 +1,436 @@
+// The engine's own thread: plan, step, publish.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "proto/base/check.h"
+#include "worker/engine/engine_impl.h"
+#include "worker/engine/errors.h"
+
+namespace lexico::worker {
+namespace {
+
+// How often a blocked engine looks again: pages are also freed by threads that drop snapshots, and
+// deadlines pass.
+constexpr absl::Duration kBlockedPoll = absl::Milliseconds(20);
+constexpr absl::Duration kGaugeInterval = absl::Milliseconds(250);
+
+}  // namespace
+
+Engine::Impl::Impl(const EngineOptions& options, std::unique_ptr<PagePool> pool,
+                   ForwardContext context, int n_atoms, const KvIdentity& identity,
+                   base::Metrics* metrics)
+    : options_(options),
+      pool_(std::move(pool)),
+      n_atoms_(n_atoms),
+      identity_(identity),
+      clock_(context.clock),
+      default_layout_(MakeKvLayout(
+          context.shape, *ParseProfile(n_atoms > 0 ? kDefaultProfile : "dense"), n_atoms)),
+      metrics_(metrics),
+      context_(std::move(context)),
+      decode_step_(&context_),
+      logits_(context_.config().vocab_size),
+      thread_([this] { Loop(); }) {}
+
+Engine::Impl::~Impl() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+    wake_.Signal();
+  }
+  thread_.join();
+}
+
+void Engine::Impl::Loop() {
+  StepPlan plan;
+  Ended ended;
+  while (NextPlan(&plan, &ended)) {
+    for (const auto& [sequence, status] : ended) Finish(*sequence, status);
+    if (ended.empty()) RunPlan(std::move(plan));
+    UpdateGauges(false);
+    ended.clear();
+  }
+  for (const auto& [sequence, status] : ended) Finish(*sequence, status);
+}
+
+bool Engine::Impl::NextPlan(StepPlan* plan, Ended* ended) {
+  while (true) {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (stopping_) {
+        for (const auto& [id, sequence] : sequences_) {
+          ended->emplace_back(
+              sequence.get(),
+              WithReason(absl::UnavailableError("the engine is stopping"), kReasonStopping));
+        }
+        return false;
+      }
+      changed_ = false;
+      const absl::Time now = clock_->Now();
+      RefreshWaiting();
+      CollectEnded(now, ended);
+      if (!ended->empty()) return true;
+      *plan = PlanStep(state_, Budget(), now);
+      if (!plan->empty()) return true;
+    }
+    UpdateGauges(true);
+    absl::MutexLock lock(&mutex_);
+    const bool blocked = !state_.waiting.empty();
+    while (!changed_ && !stopping_) {
+      if (!blocked) {
+        wake_.Wait(&mutex_);
+      } else if (wake_.WaitWithTimeout(&mutex_, kBlockedPoll)) {
+        break;
+      }
+    }
+  }
+}
+
+int64_t Engine::Impl::SlabsNeeded(const Sequence& sequence) const {
+  const KvLayout& layout = sequence.session->kv->layout();
+  return pool_->SlabsFor(layout.page_bytes(), sequence.n_pages_needed) +
+         pool_->SlabsFor(layout.window_bytes(), layout.shape.n_layers);
+}
+
+void Engine::Impl::RefreshWaiting() {
+  for (WaitingSequence& waiting : state_.waiting) {
+    waiting.slabs_needed = SlabsNeeded(*sequences_.at(waiting.id));
+  }
+}
+
+StepBudget Engine::Impl::Budget() const {
+  StepBudget budget;
+  budget.decode_seqs_max = options_.decode_seqs_max;
+  budget.prefills_max = options_.prefills_max;
+  budget.slabs_free = pool_->free_slabs();
+  size_t sealing_bytes = 0;
+  for (const RunningDecode& running : state_.running) {
+    const KvLayout& layout = sequences_.at(running.id)->session->kv->layout();
+    sealing_bytes += layout.shape.n_layers * BlockBytes(layout.page_bytes());
+  }
+  budget.slabs_reserved =
+      static_cast<int64_t>((sealing_bytes + pool_->slab_bytes() - 1) / pool_->slab_bytes());
+  return budget;
+}
+
+void Engine::Impl::CollectEnded(absl::Time now, Ended* ended) {
+  for (const auto& [id, sequence] : sequences_) {
+    if (sequence->session->dropped) {
+      ended->emplace_back(sequence.get(), absl::AbortedError(fmt::format("session {} was dropped",
+                                                                         sequence->session->id)));
+    } else if (sequence->cancelled) {
+      ended->emplace_back(sequence.get(), absl::CancelledError("the call was cancelled"));
+    } else if (now >= sequence->deadline) {
+      ended->emplace_back(sequence.get(),
+                          absl::DeadlineExceededError("the deadline of the call has passed"));
+    }
+  }
+  if (!ended->empty()) return;
+  const StepBudget budget = Budget();
+  for (const WaitingSequence& waiting : state_.waiting) {
+    if (now - waiting.arrival < options_.memory_wait_max) continue;
+    if (waiting.slabs_needed <= budget.slabs_free - budget.slabs_reserved) continue;
+    Sequence& sequence = *sequences_.at(waiting.id);
+    const KvLayout& layout = sequence.session->kv->layout();
+    metrics_.OnRejected(kReasonPagesExhausted);
+    ended->emplace_back(
+        &sequence,
+        WithReason(absl::ResourceExhaustedError(fmt::format(
+                       "session {} needs {} pages, {} are free after {} s of waiting; offload or "
+                       "delete sessions, or raise --kv_memory",
+                       sequence.session->id, sequence.n_pages_needed,
+                       pool_->FreeBlocks(layout.page_bytes()),
+                       absl::ToInt64Seconds(options_.memory_wait_max))),
+                   kReasonPagesExhausted, RetryAfter()));
+  }
+}
+
+Sequence& Engine::Impl::Find(SequenceId id) {
+  absl::MutexLock lock(&mutex_);
+  return *sequences_.at(id);
+}
+
+void Engine::Impl::RunPlan(StepPlan plan) {
+  int64_t admitted_slices = 0;
+  if (plan.admit.has_value()) {
+    Sequence& sequence = Find(*plan.admit);
+    // Another thread may have taken the memory since the plan was made: it waits on.
+    if (Admit(sequence).ok()) {
+      admitted_slices = sequence.job->slices_left();
+    } else {
+      plan.admit.reset();
+    }
+  }
+  {
+    absl::MutexLock lock(&mutex_);
+    ApplyPlan(plan, clock_->Now(), admitted_slices, &state_);
+  }
+  if (!plan.decode.empty()) {
+    const absl::Time begin = clock_->Now();
+    RunDecode(plan.decode);
+    metrics_.OnStep("decode", clock_->Now() - begin);
+  }
+  if (plan.slice.has_value()) {
+    const absl::Time begin = clock_->Now();
+    RunSlice(Find(*plan.slice));
+    metrics_.OnStep("prefill", clock_->Now() - begin);
+  }
+}
+
+absl::Status Engine::Impl::Admit(Sequence& sequence) {
+  auto fork = sequence.session->kv->Fork();
+  if (!fork.ok()) return fork.status();
+  SessionKv& kv = **fork;
+  kv.AddPending(sequence.ids);
+  // Nothing to compute, but logits are wanted: the newest token is computed again.
+  if (kv.pending().empty()) kv.PopRow();
+  sequence.usage.n_context_tokens = kv.n_tokens();
+  sequence.usage.n_prompt_tokens = static_cast<int64_t>(kv.pending().size());
+  auto job = PrefillJob::Create(&context_, std::move(*fork), sequence.generate);
+  if (!job.ok()) return job.status();
+  sequence.job = std::move(*job);
+  sequence.started = true;
+  sequence.timing.queue = clock_->Now() - sequence.arrival;
+  metrics_.OnStarted(sequence.usage, sequence.timing.queue);
+  if (sequence.callbacks.on_started) sequence.callbacks.on_started(sequence.usage);
+  return absl::OkStatus();
+}
+
+// -- Prefill
+// ----------------------------------------------------------------------------------------
+
+void Engine::Impl::RunSlice(Sequence& sequence) {
+  PrefillJob& job = *sequence.job;
+  const absl::Time begin = clock_->Now();
+  const absl::Duration coding_before = job.coding_time();
+  const int64_t vectors_before = job.n_coded_vectors();
+  const absl::Status status = job.RunSlice();
+  const absl::Duration coding = job.coding_time() - coding_before;
+  sequence.timing.coding += coding;
+  sequence.timing.prefill += clock_->Now() - begin - coding;
+  metrics_.OnCoded(job.n_coded_vectors() - vectors_before, coding);
+  if (!status.ok()) {
+    metrics_.OnNonFinite(absl::StrContains(status.message(), "value"));
+    Finish(sequence, status);
+    return;
+  }
+  if (sequence.callbacks.on_progress) sequence.callbacks.on_progress(job.fraction());
+  if (job.done()) FinishPrefill(sequence);
+}
+
+void Engine::Impl::FinishPrefill(Sequence& sequence) {
+  Session& session = *sequence.session;
+  SampledToken sampled;
+  if (sequence.generate) {
+    // Before the commit: when no true token can be chosen, the session stays as it was.
+    const absl::Time begin = clock_->Now();
+    sequence.job->Logits(logits_.data());
+    const auto log = sequence.job->log();
+    auto chosen =
+        sampler_.Sample(sequence.request.sampling, logits_, log, static_cast<int64_t>(log.size()));
+    sequence.timing.prefill += clock_->Now() - begin;
+    if (!chosen.ok()) {
+      Finish(sequence, chosen.status());
+      return;
+    }
+    sampled = *std::move(chosen);
+  }
+  const int64_t pages_before = session.kv->n_pages();
+  session.kv = sequence.job->Commit();
+  sequence.job.reset();
+  sequence.committed = true;
+  bool ended = true;
+  if (sequence.generate) {
+    {
+      absl::MutexLock lock(&mutex_);
+      std::erase_if(state_.prefills,
+                    [&](const ActivePrefill& prefill) { return prefill.id == sequence.id; });
+      state_.running.push_back({.id = sequence.id, .last_step = state_.step});
+    }
+    ended = Publish(sequence, std::move(sampled));
+  }
+  SinkPages(session, pages_before);
+  if (ended) Finish(sequence, absl::OkStatus());
+}
+
+// -- Decode
+// -----------------------------------------------------------------------------------------
+
+void Engine::Impl::RunDecode(const std::vector<SequenceId>& ids) {
+  std::vector<Sequence*> batch;
+  for (const SequenceId id : ids) {
+    Sequence& sequence = Find(id);
+    const absl::Status reserved = sequence.session->kv->ReserveRow();
+    if (reserved.ok()) {
+      batch.push_back(&sequence);
+    } else if (absl::IsResourceExhausted(reserved)) {
+      metrics_.OnRejected(kReasonPagesExhausted);
+      Finish(sequence, WithReason(reserved, kReasonPagesExhausted, absl::Seconds(1)));
+    } else {
+      Finish(sequence, reserved);
+    }
+  }
+  // Neighbours of one layout share their calls; the order within a layout stays.
+  std::stable_sort(batch.begin(), batch.end(), [](const Sequence* a, const Sequence* b) {
+    return a->session->kv->layout().profile.name < b->session->kv->layout().profile.name;
+  });
+  std::vector<SessionKv*> sessions;
+  for (const Sequence* sequence : batch) sessions.push_back(sequence->session->kv.get());
+  decode_step_.Run(sessions);
+
+  std::vector<std::pair<Sequence*, absl::Status>> ended;
+  std::vector<Sequence*> committed;
+  for (size_t i = 0; i < batch.size(); ++i) {
+    Sequence& sequence = *batch[i];
+    SessionKv& kv = *sessions[i];
+    if (!decode_step_.ok(static_cast<int64_t>(i))) {
+      metrics_.OnNonFinite(false);
+      ended.emplace_back(
+          &sequence, absl::InternalError(fmt::format("a key or value at position {} is not finite",
+                                                     kv.n_tokens())));
+      continue;
+    }
+    committed.push_back(&sequence);
+    auto sampled =
+        sampler_.Sample(sequence.request.sampling, decode_step_.logits(static_cast<int64_t>(i)),
+                        kv.log(), static_cast<int64_t>(kv.log().size()));
+    if (!sampled.ok()) {
+      ended.emplace_back(&sequence, sampled.status());
+    } else if (Publish(sequence, *std::move(sampled))) {
+      ended.emplace_back(&sequence, absl::OkStatus());
+    }
+  }
+  // Behind the tokens: coding, then the ends. A session whose call ends is sealed like any other.
+  for (Sequence* sequence : committed) {
+    const absl::Status coded = CodeAhead(*sequence);
+    if (coded.ok()) continue;
+    std::erase_if(ended, [&](const auto& end) { return end.first == sequence; });
+    ended.emplace_back(sequence, coded);
+  }
+  for (const auto& [sequence, status] : ended) Finish(*sequence, status);
+}
+
+absl::Status Engine::Impl::CodeAhead(Sequence& sequence) {
+  Session& session = *sequence.session;
+  const int64_t pages_before = session.kv->n_pages();
+  const absl::Time begin = clock_->Now();
+  const auto n_vectors =
+      session.kv->CodeAhead(context_.dictionaries, context_.stream, context_.coder_scratch);
+  if (!n_vectors.ok()) return n_vectors.status();
+  if (*n_vectors > 0) {
+    const absl::Duration took = clock_->Now() - begin;
+    sequence.timing.coding += took;
+    metrics_.OnCoded(*n_vectors, took);
+  }
+  SinkPages(session, pages_before);
+  return absl::OkStatus();
+}
+
+bool Engine::Impl::Publish(Sequence& sequence, SampledToken sampled) {
+  SessionKv& kv = *sequence.session->kv;
+  const GenerateRequest& request = sequence.request;
+  const absl::Time now = clock_->Now();
+  if (sequence.usage.n_generated_tokens == 0) {
+    sequence.first_token = now;
+    sequence.timing.first_token = now - sequence.arrival;
+    metrics_.OnFirstToken(sequence.timing.first_token);
+  } else {
+    metrics_.OnNextToken(now - sequence.last_token);
+  }
+  sequence.last_token = now;
+  sequence.timing.decode = now - sequence.first_token;
+  ++sequence.usage.n_generated_tokens;
+
+  GeneratedToken token;
+  token.index = sequence.next_index++;
+  token.is_end = !request.ignore_end_tokens &&
+                 std::find(request.eos_ids.begin(), request.eos_ids.end(), sampled.id) !=
+                     request.eos_ids.end();
+  kv.AddPending({&sampled.id, 1});
+  token.sampled = std::move(sampled);
+  UpdateInfo(*sequence.session);
+  TokenVerdict verdict = TokenVerdict::kContinue;
+  if (sequence.callbacks.on_token) verdict = sequence.callbacks.on_token(token);
+
+  if (token.is_end) {
+    sequence.ended_by_end_token = true;
+    sequence.reason = FinishReason::kStop;
+    return true;
+  }
+  if (verdict == TokenVerdict::kStopString) {
+    sequence.reason = FinishReason::kStopString;
+    return true;
+  }
+  const auto n_log = static_cast<int64_t>(kv.log().size());
+  sequence.reason = FinishReason::kLength;
+  return sequence.next_index >= request.max_new_tokens || n_log >= context_.config().max_positions;
+}
+
+// -- Ends and accounts
+// ------------------------------------------------------------------------------
+
+void Engine::Impl::SinkPages(const Session& session, int64_t first_page) {
+  if (session.kv->n_pages() == first_page) return;
+  std::vector<PageExport> pages = ExportPages(pool_.get(), *session.kv, first_page);
+  metrics_.OnSealed(pages);
+  if (options_.page_sink) options_.page_sink(session.id, std::move(pages));
+}
+
+void Engine::Impl::UpdateInfo(Session& session) {
+  absl::MutexLock lock(&mutex_);
+  RefreshInfo(session);
+}
+
+void Engine::Impl::Finish(Sequence& sequence, const absl::Status& status) {
+  sequence.job.reset();  // an unfinished prefill gives its pages back
+  Session& session = *sequence.session;
+  // A prompt in the log needs its closing, however the answer ended.
+  if (sequence.generate && sequence.committed) {
+    session.kv->AddPending(sequence.ended_by_end_token ? sequence.request.closing_ids_after_end
+                                                       : sequence.request.closing_ids_otherwise);
+  }
+  absl::StatusOr<CallResult> result = status;
+  std::unique_ptr<Sequence> owned;
+  {
+    absl::MutexLock lock(&mutex_);
+    RefreshInfo(session);
+    session.busy = false;
+    if (status.ok()) {
+      result = CallResult{.usage = sequence.usage,
+                          .timing = sequence.timing,
+                          .reason = sequence.reason,
+                          .session = session.info};
+    }
+    const CallId id = sequence.id;
+    std::erase_if(state_.waiting, [id](const WaitingSequence& w) { return w.id == id; });
+    std::erase_if(state_.prefills, [id](const ActivePrefill& p) { return p.id == id; });
+    std::erase_if(state_.running, [id](const RunningDecode& r) { return r.id == id; });
+    const auto it = sequences_.find(id);
+    LEXICO_CHECK(it != sequences_.end());
+    owned = std::move(it->second);
+    sequences_.erase(it);
+  }
+  metrics_.OnFinished(result, owned->generate);
+  const auto on_finished = std::move(owned->callbacks.on_finished);
+  owned.reset();  // a dropped session's memory is free when its caller hears of it
+  if (on_finished) on_finished(std::move(result));
+}
+
+void Engine::Impl::UpdateGauges(bool force) {
+  const absl::Time now = clock_->Now();
+  if (!force && now - last_gauges_ < kGaugeInterval) return;
+  last_gauges_ = now;
+  EngineLoad load;
+  int n_busy = 0;
+  {
+    absl::MutexLock lock(&mutex_);
+    load = LoadLocked();
+    for (const auto& [id, session] : sessions_) n_busy += session->busy ? 1 : 0;
+  }
+  metrics_.SetLoad(load, n_busy);
+}
+
+}  // namespace lexico::worker

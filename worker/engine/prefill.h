@@ -1,0 +1,122 @@
+// One prefill in slices: all tokens through layer l, exactly, before layer l + 1.
+//
+// For each layer:
+//   history   the session's past becomes F32 rows in front of the new ones: sealed pages are
+//             reconstructed, the window is converted
+//   rows      block by block of kRowBlock new tokens: K and V (rounded to the cache type before any
+//             use), causal attention over the history and the new rows up to each token, the MLP
+//   coding    the rows that leave the window are coded into pages, the newest become the window
+// and only then are the layer's F32 rows given up. Between two slices anything else may run.
+//
+// A few tokens appended to coded pages do not pay for reconstructing them: up to
+// kDirectRowsMax tokens attend to the codes directly, as a decode step does (docs/performance.md
+// "short prompts"). Which way is taken follows from the numbers of tokens only.
+//
+// The last layer's attention is needed for the last token's logits only.
+//
+// Thread-compatible: the engine's thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "worker/engine/forward_context.h"
+#include "worker/kv/session_kv.h"
+
+namespace lexico::worker {
+
+// Up to here attention over the codes is cheaper than reconstructing them once. Measured on the
+// embedded model at 16 k tokens, see docs/performance.md "short prompts".
+inline constexpr int64_t kDirectRowsMax = 8;
+// Work of one slice of attention: about 100 ms on two cores with AVX2.
+inline constexpr double kSliceFlop = 8e9;
+// Attention is split at multiples of this many queries.
+inline constexpr int64_t kQueryBlock = 64;
+// What a slice of coding or reconstructing aims at.
+inline constexpr absl::Duration kSliceTime = absl::Milliseconds(100);
+
+class PrefillJob {
+ public:
+  // Computes all pending tokens of `fork`. `context` must outlive the job; `need_logits` says
+  // whether Logits will be called. ResourceExhausted when the pages it will need are not there;
+  // `fork` is then dropped. REQUIRES: fork has pending tokens, all ids in range.
+  static absl::StatusOr<std::unique_ptr<PrefillJob>> Create(ForwardContext* context,
+                                                            std::unique_ptr<SessionKv> fork,
+                                                            bool need_logits);
+
+  // REQUIRES: !done(). Internal when a key or value is not finite; the job is then spent.
+  absl::Status RunSlice();
+  bool done() const { return layer_ == context_->shape.n_layers; }
+  // Of the work, 0 .. 1.
+  double fraction() const;
+  // An estimate, for the scheduler.
+  int64_t slices_left() const;
+
+  // Of the last token, [vocab_size]. REQUIRES: done(), need_logits.
+  void Logits(float* logits);
+  // The session with the new tokens. REQUIRES: done().
+  std::unique_ptr<SessionKv> Commit();
+
+  // The session's log with the new tokens.
+  std::span<const int32_t> log() const { return kv_->log(); }
+  absl::Duration coding_time() const { return coding_time_; }
+  int64_t n_coded_vectors() const { return n_coded_vectors_; }
+
+ private:
+  enum class Phase { kHistory, kInputs, kAttention, kCoding };
+
+  PrefillJob(ForwardContext* context, std::unique_ptr<SessionKv> fork, bool need_logits);
+  bool is_last_layer() const { return layer_ == context_->shape.n_layers - 1; }
+  int64_t block_rows() const;
+  float* history_row(bool value, int64_t row);
+  void RunHistory();
+  absl::Status RunInputs();
+  void RunAttention();
+  void AttendRows(int64_t first, int64_t count);
+  void AttendDirectly(int64_t first, int64_t count);
+  void FinishBlock();
+  absl::Status RunCoding();
+  void BeginLayer();
+
+  ForwardContext* const context_;
+  std::unique_ptr<SessionKv> kv_;
+  const bool need_logits_;
+  const int64_t n_rows_;         // new tokens
+  const int64_t n_window_rows_;  // of the session before
+  const bool direct_;
+  const int64_t
+      n_history_rows_;  // in k_ and v_ before the new ones: window, and pages unless direct
+
+  // Where the job stands.
+  int layer_ = 0;
+  Phase phase_ = Phase::kHistory;
+  int64_t history_pages_ = 0;  // reconstructed
+  int64_t row_ = 0;            // first row of the block
+  int64_t attended_ = 0;       // rows of the block that have attention
+  int64_t coded_pages_ = 0;
+
+  std::vector<int32_t> positions_;  // [n_rows]
+  std::vector<float> hidden_;       // [n_rows, hidden_dim]
+  std::vector<float> k_;            // [n_history_rows + n_rows, n_kv_heads, head_dim]
+  std::vector<float> v_;
+  std::vector<float> q_;          // [block, n_heads, head_dim]
+  std::vector<float> attention_;  // [block, n_heads, head_dim]
+  std::vector<uint16_t> rounding_;
+  // Partial softmaxes of the direct way: over pages, over rows. [block, n_heads, head_dim | 1]
+  std::vector<float> partial_[2];
+  std::vector<float> partial_max_[2];
+  std::vector<float> partial_sum_[2];
+
+  // Pages of a batch, adapted to kSliceTime; results do not depend on it.
+  int64_t coding_batch_ = 4;
+  int64_t history_batch_ = 64;
+  absl::Duration coding_time_;
+  int64_t n_coded_vectors_ = 0;
+};
+
+}  // namespace lexico::worker
