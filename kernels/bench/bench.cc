@@ -1,5 +1,7 @@
 #include "kernels/bench/bench.h"
 
+#include <time.h>
+
 #include <algorithm>
 #include <chrono>
 #include <utility>
@@ -13,6 +15,18 @@ double Seconds(std::chrono::steady_clock::duration d) {
   return std::chrono::duration<double>(d).count();
 }
 
+// CPU time says what a call costs on a machine that others use too.
+double CpuSeconds() {
+  timespec now;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+double Median(std::vector<double>& values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
 }  // namespace
 
 Bench::Bench(Stream stream, double seconds_per_case)
@@ -21,18 +35,21 @@ Bench::Bench(Stream stream, double seconds_per_case)
 Result& Bench::Measure(const std::string& op, const Case& work, const std::function<void()>& body) {
   body();
   std::vector<double> seconds;
+  std::vector<double> cpu_seconds;
   double total = 0;
   while (static_cast<int>(seconds.size()) < kRepetitionsMin || total < seconds_per_case_) {
+    const double cpu_begin = CpuSeconds();
     const auto begin = std::chrono::steady_clock::now();
     body();
     seconds.push_back(Seconds(std::chrono::steady_clock::now() - begin));
+    cpu_seconds.push_back(CpuSeconds() - cpu_begin);
     total += seconds.back();
   }
-  std::nth_element(seconds.begin(), seconds.begin() + seconds.size() / 2, seconds.end());
   Result result;
   result.op = op;
   result.work = work;
-  result.median_us = seconds[seconds.size() / 2] * 1e6;
+  result.median_us = Median(seconds) * 1e6;
+  result.cpu_us = Median(cpu_seconds) * 1e6;
   result.repetitions = static_cast<int>(seconds.size());
   return results_.emplace_back(std::move(result));
 }

@@ -35,7 +35,8 @@ struct Case {
 struct Result {
   std::string op;
   Case work;
-  double median_us = 0;
+  double median_us = 0;  // wall clock
+  double cpu_us = 0;     // median of the CPU time of all threads, waiting in a spin included
   int repetitions = 0;
   std::string note;  // anything else worth a column, "pick agreement 99.8 %"
 };
@@ -47,7 +48,7 @@ class Bench {
   const Stream& stream() const { return stream_; }
 
   // Calls `body` once to warm up, then repeatedly for the seconds given to a case (at least 3
-  // times), and records the median.
+  // times), and records the medians.
   Result& Measure(const std::string& op, const Case& work, const std::function<void()>& body);
 
   const std::vector<Result>& results() const { return results_; }

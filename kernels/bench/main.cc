@@ -38,13 +38,14 @@ Rates RatesOf(const Result& result, const Ceilings& ceilings) {
 void PrintTable(const Bench& bench, const Ceilings& ceilings) {
   fmt::print("{} threads, {}: read {:.1f} GB/s, FP32 {:.1f} GFLOP/s\n", bench.stream().threads(),
              ceilings.vector_unit, ceilings.read_gb_per_s, ceilings.f32_gflop_per_s);
-  fmt::print("{:<18} {:<58} {:>12} {:>18} {:>8} {:>9} {:>8}\n", "op", "shape", "median us",
-             "items/s", "GB/s", "GFLOP/s", "ceiling");
+  fmt::print("{:<18} {:<58} {:>12} {:>12} {:>18} {:>8} {:>9} {:>8}\n", "op", "shape", "wall us",
+             "cpu us", "items/s", "GB/s", "GFLOP/s", "ceiling");
   for (const Result& result : bench.results()) {
     const Rates rates = RatesOf(result, ceilings);
-    fmt::print("{:<18} {:<58} {:>12.1f} {:>10.4g} {:<7} {:>8.2f} {:>9.1f} {:>6.0f} %", result.op,
-               result.work.shape, result.median_us, rates.items_per_s, result.work.item_name,
-               rates.gb_per_s, rates.gflop_per_s, 100 * rates.share_of_ceiling);
+    fmt::print("{:<18} {:<58} {:>12.1f} {:>12.1f} {:>10.4g} {:<7} {:>8.2f} {:>9.1f} {:>6.0f} %",
+               result.op, result.work.shape, result.median_us, result.cpu_us, rates.items_per_s,
+               result.work.item_name, rates.gb_per_s, rates.gflop_per_s,
+               100 * rates.share_of_ceiling);
     fmt::print("{}{}\n", result.note.empty() ? "" : "  ", result.note);
   }
 }
@@ -60,6 +61,7 @@ void PrintJson(const Bench& bench, const Ceilings& ceilings) {
     out["results"].push_back({{"op", result.op},
                               {"shape", result.work.shape},
                               {"median_us", result.median_us},
+                              {"cpu_us", result.cpu_us},
                               {"repetitions", result.repetitions},
                               {result.work.item_name + "_per_s", rates.items_per_s},
                               {"gb_per_s", rates.gb_per_s},

@@ -5,20 +5,19 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <new>
 #include <vector>
 
+#include "kernels/cpu/omp_scores.h"
 #include "proto/base/limits.h"
 
 namespace lexico::kernels::cpu {
 namespace {
 
-constexpr std::align_val_t kAlignment{64};
-
-float* NewFloats(size_t n) {
-  auto* floats = static_cast<float*>(::operator new[](n * sizeof(float), kAlignment));
-  std::memset(floats, 0, n * sizeof(float));
-  return floats;
+template <typename T>
+hwy::AlignedFreeUniquePtr<T[]> NewZeros(size_t n) {
+  auto array = hwy::AllocateAligned<T>(n);
+  std::memset(array.get(), 0, n * sizeof(T));
+  return array;
 }
 
 float HalfToFloat(uint16_t half) {
@@ -61,32 +60,43 @@ absl::Status ValidateShape(const TensorView& view) {
 
 }  // namespace
 
-Dictionary::Dictionary(const float* rows, int n_atoms, int head_dim)
+Dictionary::Dictionary(const float* rows, int n_atoms, int head_dim, int threads)
     : PreparedDictionary(n_atoms, head_dim),
       row_stride_((head_dim + 15) / 16 * 16),
       n_panels_((n_atoms + kPanelAtoms - 1) / kPanelAtoms),
-      rows_(NewFloats(static_cast<size_t>(n_atoms) * row_stride_)),
-      panels_(NewFloats(static_cast<size_t>(n_panels_) * kPanelAtoms * head_dim)) {
+      n_chunks_((n_atoms + kChunkAtoms - 1) / kChunkAtoms),
+      rows_(NewZeros<float>(static_cast<size_t>(n_atoms) * row_stride_)),
+      panels_(NewZeros<float>(static_cast<size_t>(n_panels_) * kPanelAtoms * head_dim)),
+      quantized_(NewZeros<int16_t>(static_cast<size_t>(padded_atoms()) * n_pairs() * 2)) {
   for (int a = 0; a < n_atoms; ++a) {
     const float* from = rows + static_cast<size_t>(a) * head_dim;
-    std::memcpy(rows_ + static_cast<size_t>(a) * row_stride_, from, head_dim * sizeof(float));
-    float* panel = panels_ + static_cast<size_t>(a / kPanelAtoms) * kPanelAtoms * head_dim;
-    for (int i = 0; i < head_dim; ++i) panel[i * kPanelAtoms + a % kPanelAtoms] = from[i];
+    const size_t panel = a / kPanelAtoms;
+    const size_t place = a % kPanelAtoms;
+    std::memcpy(rows_.get() + static_cast<size_t>(a) * row_stride_, from, head_dim * sizeof(float));
+    float* wide = panels_.get() + panel * kPanelAtoms * head_dim + place;
+    int16_t* narrow = quantized_.get() + panel * kPanelAtoms * n_pairs() * 2 + place * 2;
+    for (int i = 0; i < head_dim; ++i) {
+      wide[i * kPanelAtoms] = from[i];
+      narrow[(i / 2) * kPanelAtoms * 2 + i % 2] =
+          static_cast<int16_t>(std::lrint(from[i] * kQuantizedOne));
+    }
+  }
+  if (gram_elements() * sizeof(int16_t) <= kGramKeptBytesMax) {
+    gram_ = hwy::AllocateAligned<int16_t>(gram_elements());
+    BuildGram(*this, threads, gram_.get());
   }
 }
 
-Dictionary::~Dictionary() {
-  ::operator delete[](rows_, kAlignment);
-  ::operator delete[](panels_, kAlignment);
-}
-
 size_t Dictionary::bytes() const {
-  const size_t rows = static_cast<size_t>(n_atoms()) * row_stride_;
-  const size_t panels = static_cast<size_t>(n_panels_) * kPanelAtoms * head_dim();
-  return (rows + panels) * sizeof(float);
+  const size_t floats = static_cast<size_t>(n_atoms()) * row_stride_ +
+                        static_cast<size_t>(n_panels_) * kPanelAtoms * head_dim();
+  const size_t shorts = static_cast<size_t>(padded_atoms()) * n_pairs() * 2 +
+                        (gram_ != nullptr ? gram_elements() : 0);
+  return floats * sizeof(float) + shorts * sizeof(int16_t);
 }
 
-absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(TensorView dictionary) {
+absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(TensorView dictionary,
+                                                                            const Stream& stream) {
   if (absl::Status status = ValidateShape(dictionary); !status.ok()) return status;
   const int n_atoms = static_cast<int>(dictionary.dim(0));
   const int head_dim = static_cast<int>(dictionary.dim(1));
@@ -109,7 +119,7 @@ absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(Tens
     }
     for (int i = 0; i < head_dim; ++i) row[i] = static_cast<float>(row[i] / norm);
   }
-  return std::make_shared<const Dictionary>(rows.data(), n_atoms, head_dim);
+  return std::make_shared<const Dictionary>(rows.data(), n_atoms, head_dim, stream.threads());
 }
 
 const Dictionary& AsCpu(const PreparedDictionary& dictionary) {

@@ -1,6 +1,9 @@
-// The CPU's form of a dictionary: FP32 rows, 64-byte aligned and zero-padded, and the same rows
-// packed in panels of atoms for products of many atoms with one vector.
+// The CPU's forms of a dictionary, each for the loop that reads it: FP32 rows, FP32 panels of atoms
+// for products of all atoms with a few vectors, and 16-bit panels for the pursuit's search.
+// 2 + 2 + 1 MiB at 4096 x 128, and the Gram matrix where it is small.
 #pragma once
+
+#include <hwy/aligned_allocator.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -15,34 +18,58 @@ namespace lexico::kernels::cpu {
 // (4 on SSE2 .. 16 on AVX-512), so no kernel needs a remainder loop over atoms.
 inline constexpr int kPanelAtoms = 32;
 
+// Atoms are grouped in chunks for the pursuit's search; arrays over atoms end at a whole chunk.
+inline constexpr int kChunkAtoms = 4 * kPanelAtoms;
+
+// Value of 1.0 in 16-bit panels and in vectors multiplied with them.
+inline constexpr float kQuantizedOne = 32767.0f;
+
+// A Gram matrix up to this size is made once and kept: 2 MiB is 1024 atoms. That of 4096 atoms is
+// 32 MiB, times two dictionaries a layer: more than the model the embedded demo runs.
+inline constexpr size_t kGramKeptBytesMax = size_t{2} << 20;
+
 class Dictionary final : public PreparedDictionary {
  public:
   // `rows` [n_atoms, head_dim], unit rows; copied.
-  Dictionary(const float* rows, int n_atoms, int head_dim);
-  ~Dictionary() override;
-  Dictionary(const Dictionary&) = delete;
-  Dictionary& operator=(const Dictionary&) = delete;
+  Dictionary(const float* rows, int n_atoms, int head_dim, int threads);
 
   size_t bytes() const override;
 
   // Row a at rows() + a * row_stride(); the places from head_dim to row_stride are 0.
-  const float* rows() const { return rows_; }
-  const float* row(int atom) const { return rows_ + static_cast<size_t>(atom) * row_stride_; }
+  const float* rows() const { return rows_.get(); }
+  const float* row(int atom) const { return rows_.get() + static_cast<size_t>(atom) * row_stride_; }
   int row_stride() const { return row_stride_; }
 
   // [n_panels, head_dim, kPanelAtoms]: element (p, i, j) is component i of atom p * kPanelAtoms +
   // j; atoms past n_atoms are 0.
-  const float* panels() const { return panels_; }
+  const float* panels() const { return panels_.get(); }
   int n_panels() const { return n_panels_; }
+
+  // [n_chunks * 4, ceil(head_dim / 2), kPanelAtoms, 2] int16: components 2i and 2i + 1 of atom
+  // p * kPanelAtoms + j side by side, times kQuantizedOne, rounded; atoms past n_atoms are 0.
+  const int16_t* quantized() const { return quantized_.get(); }
+  int n_pairs() const { return (head_dim() + 1) / 2; }
+  int n_chunks() const { return n_chunks_; }
+  // n_atoms rounded up to whole chunks.
+  int padded_atoms() const { return n_chunks_ * kChunkAtoms; }
+
+  // [n_atoms, padded_atoms] int16: <d_a, d_b> * 2^15, rounded, at most 2^15 - 1. Null unless it
+  // takes at most kGramKeptBytesMax.
+  const int16_t* gram() const { return gram_.get(); }
+  size_t gram_elements() const { return static_cast<size_t>(n_atoms()) * padded_atoms(); }
 
  private:
   int row_stride_;
   int n_panels_;
-  float* rows_;
-  float* panels_;
+  int n_chunks_;
+  hwy::AlignedFreeUniquePtr<float[]> rows_;
+  hwy::AlignedFreeUniquePtr<float[]> panels_;
+  hwy::AlignedFreeUniquePtr<int16_t[]> quantized_;
+  hwy::AlignedFreeUniquePtr<int16_t[]> gram_;
 };
 
-absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(TensorView dictionary);
+absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(TensorView dictionary,
+                                                                            const Stream& stream);
 
 // The CPU form behind the interface; CHECK-fails for a dictionary that another device prepared.
 const Dictionary& AsCpu(const PreparedDictionary& dictionary);

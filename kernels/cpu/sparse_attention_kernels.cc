@@ -16,6 +16,7 @@
 #include <hwy/contrib/math/math-inl.h>
 
 #include "kernels/cpu/e4m3-inl.h"
+#include "kernels/cpu/panel_tile-inl.h"
 
 // Scores are padded to whole blocks of 16 floats, which hold a whole number of tokens and a whole
 // number of vectors on every instruction set.
@@ -36,37 +37,6 @@ using BlockTag = hn::CappedTag<float, kScoreBlock>;
 inline constexpr size_t kBlockLanes = hn::MaxLanes(BlockTag());
 inline constexpr size_t kBlockVectors = kScoreBlock / kBlockLanes;
 
-// tile[r, j] = <q_r, atom j> for 32 atoms of a panel and kRows queries.
-template <int kRows>
-HWY_INLINE void PanelTile(const float* HWY_RESTRICT panel, const float* HWY_RESTRICT q,
-                          int head_dim, float* HWY_RESTRICT tile) {
-  const BlockTag d;
-  for (int half = 0; half < kPanelAtoms; half += kScoreBlock) {
-    hn::Vec<BlockTag> sum[kRows * kBlockVectors];
-#pragma GCC unroll 16
-    for (size_t v = 0; v < kRows * kBlockVectors; ++v) sum[v] = hn::Zero(d);
-    for (int i = 0; i < head_dim; ++i) {
-      const float* HWY_RESTRICT from = panel + i * kPanelAtoms + half;
-#pragma GCC unroll 4
-      for (int r = 0; r < kRows; ++r) {
-        const auto factor = hn::Set(d, q[r * head_dim + i]);
-#pragma GCC unroll 4
-        for (size_t v = 0; v < kBlockVectors; ++v) {
-          auto& s = sum[r * kBlockVectors + v];
-          s = hn::MulAdd(factor, hn::LoadU(d, from + v * kBlockLanes), s);
-        }
-      }
-    }
-#pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-      for (size_t v = 0; v < kBlockVectors; ++v) {
-        hn::StoreU(sum[r * kBlockVectors + v], d, tile + r * kPanelAtoms + half + v * kBlockLanes);
-      }
-    }
-  }
-}
-
 void FillTableSimd(const Dictionary& dictionary, const float* q, int lanes, int panel_begin,
                    int panel_end, float* table) {
   const int head_dim = dictionary.head_dim();
@@ -74,12 +44,12 @@ void FillTableSimd(const Dictionary& dictionary, const float* q, int lanes, int 
   for (int panel = panel_begin; panel < panel_end; ++panel) {
     const float* atoms = dictionary.panels() + static_cast<size_t>(panel) * head_dim * kPanelAtoms;
     if (lanes == 1) {
-      PanelTile<1>(atoms, q, head_dim, tile);
+      PanelTile<1>(atoms, q, head_dim, head_dim, tile);
     } else if (lanes == 2) {
-      PanelTile<2>(atoms, q, head_dim, tile);
+      PanelTile<2>(atoms, q, head_dim, head_dim, tile);
     } else {
       for (int g = 0; g < lanes; g += 4) {
-        PanelTile<4>(atoms, q + g * head_dim, head_dim, tile + g * kPanelAtoms);
+        PanelTile<4>(atoms, q + g * head_dim, head_dim, head_dim, tile + g * kPanelAtoms);
       }
     }
     float* to = table + static_cast<size_t>(panel) * kPanelAtoms * lanes;

@@ -8,7 +8,7 @@ absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(Tens
                                                                             const Stream& stream) {
   switch (stream.kind()) {
     case DeviceKind::kCpu:
-      return cpu::PrepareDictionary(dictionary);
+      return cpu::PrepareDictionary(dictionary, stream);
     case DeviceKind::kCuda:
       break;
   }

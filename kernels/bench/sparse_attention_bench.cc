@@ -1,0 +1,80 @@
+#include <fmt/format.h>
+
+#include <cmath>
+#include <random>
+#include <vector>
+
+#include "kernels/api/sparse_attention.h"
+#include "kernels/bench/bench_data.h"
+#include "kernels/bench/suites.h"
+
+namespace lexico::kernels::bench {
+namespace {
+
+// One decode step of a model with 8 query heads and 2 KV heads of 128 (the embedded model's
+// attention), over the pages of all its layers, so that codes come from memory as they do in a
+// real step and not from a cache warmed by the previous call.
+void Measure(Bench& bench, const BenchDictionary& dictionary, int64_t n_tokens, int sparsity) {
+  constexpr int kLayers = 8;
+  constexpr int kHeads = 8;
+  const int head_dim = dictionary.head_dim;
+  const int n_atoms = dictionary.prepared->n_atoms();
+  const PageLayout layout{.n_kv_heads = 2,
+                          .head_dim = head_dim,
+                          .page_tokens = 32,
+                          .sparsity_k = sparsity,
+                          .sparsity_v = sparsity};
+  const int64_t n_pages = n_tokens / layout.page_tokens;
+  const auto pages = RandomPages(layout, n_pages * kLayers, n_atoms);
+  std::vector<const uint8_t*> pointers;
+  for (const auto& page : pages) pointers.push_back(page.data());
+  const int64_t page_begin[] = {0, n_pages};
+
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  std::vector<float> q(kHeads * head_dim);
+  for (float& value : q) value = normal(random);
+  std::vector<float> out(q.size());
+  std::vector<float> max_score(kHeads);
+  std::vector<float> sum_exp(kHeads);
+  SparseAttentionArgs args;
+  args.q = TensorView(q.data(), {1, kHeads, head_dim});
+  args.page_begin = page_begin;
+  args.layout = layout;
+  args.dictionary_k = dictionary.prepared.get();
+  args.dictionary_v = dictionary.prepared.get();
+  args.scale = 1 / std::sqrt(static_cast<float>(head_dim));
+  args.out = MutableTensorView(out.data(), {1, kHeads, head_dim});
+  args.max_score = MutableTensorView(max_score.data(), {1, kHeads});
+  args.sum_exp = MutableTensorView(sum_exp.data(), {1, kHeads});
+
+  Case work;
+  work.shape = fmt::format("{} layers, {} tokens, n_atoms {}, sparsity {}, heads 8/2 of {}",
+                           kLayers, n_tokens, n_atoms, sparsity, head_dim);
+  work.item_name = "tokens";
+  work.items = static_cast<double>(n_tokens);
+  work.bytes = static_cast<double>(kLayers) *
+               (n_pages * layout.payload_bytes() + 2.0 * n_atoms * head_dim * sizeof(float));
+  work.flops = kLayers * kHeads * (4.0 * n_atoms * head_dim + 4.0 * n_tokens * sparsity);
+  Result& result = bench.Measure("sparse_attention", work, [&] {
+    for (int layer = 0; layer < kLayers; ++layer) {
+      args.pages = pointers.data() + layer * n_pages;
+      SparseAttention(args, bench.stream());
+    }
+  });
+  result.note = fmt::format(
+      "{:.1f} ns a token, layer and KV head",
+      result.median_us * 1e3 / (static_cast<double>(n_tokens) * kLayers * layout.n_kv_heads));
+}
+
+}  // namespace
+
+void SparseAttentionSuite(Bench& bench) {
+  for (const int n_atoms : {1024, 4096}) {
+    const BenchDictionary dictionary = LoadBenchDictionary(n_atoms, bench.stream());
+    for (const int sparsity : {8, 16}) Measure(bench, dictionary, 16384, sparsity);
+  }
+  Measure(bench, LoadBenchDictionary(4096, bench.stream()), 1024, 16);
+}
+
+}  // namespace lexico::kernels::bench

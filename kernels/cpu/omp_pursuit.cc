@@ -1,0 +1,184 @@
+#include "kernels/cpu/omp_pursuit.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kernels/api/omp_encode.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/omp_pursuit.cc"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "kernels/cpu/rows-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lexico::kernels::cpu::HWY_NAMESPACE {
+
+// scores[i] = |<residual, d of atoms[i]>|, the same bits whatever stands beside them.
+void CandidateScores(const Dictionary& dictionary, const float* residual, const uint16_t* atoms,
+                     size_t n, float* scores) {
+  for (size_t i = 0; i < n; ++i) {
+    scores[i] = std::abs(Dot(residual, dictionary.row(atoms[i]), dictionary.row_stride()));
+  }
+}
+
+// products[j] = <d of atom, d of atoms[j]>; then with itself and with x.
+void FactorProducts(const Dictionary& dictionary, int atom, const uint16_t* atoms, int n,
+                    const float* x, double* products) {
+  const float* row = dictionary.row(atom);
+  const size_t stride = dictionary.row_stride();
+  alignas(64) double wide[base::kHeadDimMax];
+  for (size_t i = 0; i < stride; ++i) wide[i] = row[i];
+  for (int j = 0; j < n; ++j) products[j] = DotDouble(wide, dictionary.row(atoms[j]), stride);
+  products[n] = DotDouble(wide, row, stride);
+  products[n + 1] = DotDouble(wide, x, stride);
+}
+
+// rest = x + sum_j factors[j] * d of atoms[j]; returns its norm.
+float Combine(const Dictionary& dictionary, const float* x, const uint16_t* atoms,
+              const float* factors, int n, float* rest) {
+  const size_t stride = dictionary.row_stride();
+  CombineRows(dictionary.rows(), stride, atoms, factors, n, x, rest);
+  return std::sqrt(Dot(rest, rest, stride));
+}
+
+}  // namespace lexico::kernels::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace lexico::kernels::cpu {
+
+HWY_EXPORT(CandidateScores);
+HWY_EXPORT(FactorProducts);
+HWY_EXPORT(Combine);
+
+Pursuit::Pursuit(const Dictionary& dictionary, int sparsity, float error_threshold)
+    : dictionary_(dictionary),
+      sparsity_(sparsity),
+      stop_(std::max(error_threshold, static_cast<float>(kResidualStop))),
+      columns_(static_cast<size_t>(sparsity) * sparsity),
+      rows_(static_cast<size_t>(sparsity) * sparsity),
+      excluded_(dictionary.n_atoms(), 0) {}
+
+void Pursuit::Begin(const float* x) {
+  const int head_dim = dictionary_.head_dim();
+  double squares = 0;
+  for (int i = 0; i < head_dim; ++i) squares += static_cast<double>(x[i]) * x[i];
+  norm_ = std::sqrt(squares);
+  finite_ = std::isfinite(norm_);
+  n_atoms_ = 0;
+  for (const uint16_t atom : excluded_atoms_) excluded_[atom] = 0;
+  excluded_atoms_.clear();
+  done_ = !finite_ || norm_ == 0;
+  if (done_) return;
+  for (int i = 0; i < head_dim; ++i) x_[i] = static_cast<float>(x[i] / norm_);
+  residual_ = x_;
+  residual_norm_ = 1;
+}
+
+void Pursuit::Exclude(int atom) {
+  excluded_[atom] = 1;
+  excluded_atoms_.push_back(static_cast<uint16_t>(atom));
+}
+
+// Let e be the error bound and m the largest score. The true best is at least m - e, so it has a
+// score of at least m - 2e: collecting those is enough. Among the collected, one whose true value
+// is at least m - e beats all that were not collected. That can fail only after atoms were excluded
+// (chosen ones may still hold the largest score); then their scores are cleared and the search
+// starts again, and each new search either chooses, excludes one more, or ends.
+void Pursuit::Step(ScoreBuffer& scores, int largest, float scale, float error) {
+  for (bool cleared = false;; cleared = true) {
+    if (cleared) {
+      for (const uint16_t atom : excluded_atoms_) scores.values[atom] = 0;
+      largest = RefreshMaxima(dictionary_, scores);
+    }
+    const int least = std::max(0, static_cast<int>(std::floor(largest - 2 * error)));
+    const float surely_best = (largest - error) / scale;
+    candidate_atoms_.clear();
+    CollectCandidates(dictionary_, scores, least, candidate_atoms_);
+    std::erase_if(candidate_atoms_, [this](uint16_t atom) { return excluded_[atom] != 0; });
+    std::vector<float>& exact = candidate_scores_;
+    exact.resize(candidate_atoms_.size());
+    HWY_DYNAMIC_DISPATCH(CandidateScores)
+    (dictionary_, residual_.data(), candidate_atoms_.data(), exact.size(), exact.data());
+
+    for (bool first = true; !exact.empty(); first = false) {
+      // The first of equals, as the definition says: atoms are in ascending order.
+      const auto best = std::max_element(exact.begin(), exact.end());
+      const uint16_t atom = candidate_atoms_[best - exact.begin()];
+      const bool best_of_all = *best >= surely_best || least == 0 || (cleared && first);
+      if (!best_of_all) break;
+      if (*best <= static_cast<float>(kScoreStop)) {
+        done_ = true;
+        return;
+      }
+      Exclude(atom);
+      if (Add(atom)) return;
+      *best = -1;
+    }
+    if (exact.empty() && least == 0) {
+      done_ = true;
+      return;
+    }
+  }
+}
+
+bool Pursuit::Add(int atom) {
+  const int k = n_atoms_;
+  std::array<double, base::kSparsityMax + 2> products;
+  HWY_DYNAMIC_DISPATCH(FactorProducts)
+  (dictionary_, atom, atoms_.data(), k, x_.data(), products.data());
+
+  double pivot_squared = products[k];
+  double y = products[k + 1];
+  double* row = rows_.data() + static_cast<size_t>(k) * sparsity_;
+  for (int j = 0; j < k; ++j) {
+    const double value = products[j] * inverse_pivots_[j];
+    const double* column = columns_.data() + static_cast<size_t>(j) * sparsity_;
+    for (int i = j + 1; i < k; ++i) products[i] -= column[i] * value;
+    row[j] = value;
+    pivot_squared -= value * value;
+    y -= value * y_[j];
+  }
+  if (!(pivot_squared >= kPivotMin * kPivotMin)) return false;
+  const double pivot = std::sqrt(pivot_squared);
+  inverse_pivots_[k] = 1 / pivot;
+  y_[k] = y / pivot;
+  for (int j = 0; j < k; ++j) columns_[static_cast<size_t>(j) * sparsity_ + k] = row[j];
+  atoms_[k] = static_cast<uint16_t>(atom);
+  n_atoms_ = k + 1;
+
+  std::array<double, base::kSparsityMax> rest = y_;
+  std::array<float, base::kSparsityMax> negative;
+  for (int i = k; i >= 0; --i) {
+    const double c = rest[i] * inverse_pivots_[i];
+    const double* from = rows_.data() + static_cast<size_t>(i) * sparsity_;
+    for (int j = 0; j < i; ++j) rest[j] -= from[j] * c;
+    coefficients_[i] = static_cast<float>(c);
+    negative[i] = -coefficients_[i];
+  }
+  residual_norm_ = HWY_DYNAMIC_DISPATCH(Combine)(dictionary_, x_.data(), atoms_.data(),
+                                                 negative.data(), n_atoms_, residual_.data());
+  done_ = n_atoms_ == sparsity_ || residual_norm_ <= stop_;
+  return true;
+}
+
+void Pursuit::Finish(uint16_t* atoms, uint8_t* coefs, float* rel_error) {
+  std::fill_n(atoms, sparsity_, uint16_t{0});
+  std::fill_n(coefs, sparsity_, uint8_t{0});
+  *rel_error = finite_ ? 0 : std::numeric_limits<float>::quiet_NaN();
+  if (!finite_ || norm_ == 0) return;
+  std::array<float, base::kSparsityMax> negative;
+  for (int j = 0; j < n_atoms_; ++j) {
+    atoms[j] = atoms_[j];
+    coefs[j] = FloatToE4m3(static_cast<float>(coefficients_[j] * norm_));
+    negative[j] = static_cast<float>(-E4m3ToFloat(coefs[j]) / norm_);
+  }
+  *rel_error = HWY_DYNAMIC_DISPATCH(Combine)(dictionary_, x_.data(), atoms_.data(), negative.data(),
+                                             n_atoms_, residual_.data());
+}
+
+}  // namespace lexico::kernels::cpu
+#endif  // HWY_ONCE

@@ -1,0 +1,85 @@
+// The pursuit of one vector: everything but the search over all atoms.
+//
+// The vector is scaled to norm 1 first (its norm is kept in double), so nothing below overflows or
+// vanishes. Least squares over the chosen atoms by a Cholesky factor that grows by one row an atom,
+// in double: L L^T = D_S D_S^T, L y = D_S x, L^T c = y. The residual is always x - sum_j c_j d_j
+// with the coefficients at hand, so it is what the search step assumes it is, whatever their
+// accuracy.
+//
+// The choice is made by FP32 products of the residual with the candidate rows; scores only say
+// which atoms are candidates. So the outcome depends on the vector and the dictionary alone, not on
+// how the scores were made.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/cpu/dictionary.h"
+#include "kernels/cpu/omp_scores.h"
+#include "proto/base/limits.h"
+
+namespace lexico::kernels::cpu {
+
+class Pursuit {
+ public:
+  // `dictionary` must outlive the pursuit. One pursuit serves many vectors, one after another.
+  Pursuit(const Dictionary& dictionary, int sparsity, float error_threshold);
+
+  // Starts on x [head_dim]. A zero or non-finite vector is done at once.
+  void Begin(const float* x);
+  bool done() const { return done_; }
+  bool finite() const { return finite_; }
+
+  // The residual and its norm, of the vector scaled to norm 1; [row_stride], zero-padded.
+  const float* residual() const { return residual_.data(); }
+  float residual_norm() const { return residual_norm_; }
+  const float* unit_vector() const { return x_.data(); }
+
+  // The atoms chosen so far, in greedy order, and their coefficients, of the vector of norm 1.
+  std::span<const uint16_t> atoms() const { return {atoms_.data(), static_cast<size_t>(n_atoms_)}; }
+  const float* coefficients() const { return coefficients_.data(); }
+
+  // Chooses one more atom, or finds that there is none to choose; afterwards possibly done().
+  // scores: |<r, d>| * scale, each within `error` of the truth, `largest` of them the largest.
+  // Values may be changed.
+  // REQUIRES: !done()
+  void Step(ScoreBuffer& scores, int largest, float scale, float error);
+
+  // Writes the code [sparsity] and the relative error of the stored coefficients.
+  void Finish(uint16_t* atoms, uint8_t* coefs, float* rel_error);
+
+ private:
+  // Adds an atom to the factor; false if it lies within kPivotMin of the span.
+  bool Add(int atom);
+  void Exclude(int atom);
+
+  const Dictionary& dictionary_;
+  const int sparsity_;
+  const float stop_;  // residual norm at which nothing is left to explain
+
+  bool done_ = true;
+  bool finite_ = true;
+  double norm_ = 0;
+  int n_atoms_ = 0;
+  float residual_norm_ = 0;
+  std::array<uint16_t, base::kSparsityMax> atoms_{};
+  alignas(64) std::array<float, base::kSparsityMax> coefficients_{};
+  alignas(64) std::array<float, base::kHeadDimMax> x_{};
+  alignas(64) std::array<float, base::kHeadDimMax> residual_{};
+
+  // The factor twice, by columns for the forward and by rows for the backward substitution, so that
+  // both subtract along an array: columns_[j * sparsity + i] = rows_[i * sparsity + j] = L[i, j].
+  std::vector<double> columns_;
+  std::vector<double> rows_;
+  std::array<double, base::kSparsityMax> inverse_pivots_{};
+  std::array<double, base::kSparsityMax> y_{};
+
+  std::vector<uint8_t> excluded_;         // [n_atoms]: chosen, or within the span of the chosen
+  std::vector<uint16_t> excluded_atoms_;  // the same as a list
+  std::vector<uint16_t> candidate_atoms_;
+  std::vector<float> candidate_scores_;
+};
+
+}  // namespace lexico::kernels::cpu

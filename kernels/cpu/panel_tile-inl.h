@@ -1,0 +1,60 @@
+// Products of a few vectors with the atoms of one FP32 panel (dictionary.h), for every instruction
+// set. Included once per target by files built with Highway's foreach_target.
+#if defined(LEXICO_KERNELS_CPU_PANEL_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef LEXICO_KERNELS_CPU_PANEL_TILE_INL_H_
+#undef LEXICO_KERNELS_CPU_PANEL_TILE_INL_H_
+#else
+#define LEXICO_KERNELS_CPU_PANEL_TILE_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <cstddef>
+
+#include "kernels/cpu/dictionary.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lexico::kernels::cpu::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// tile[r, j] = <q_r, atom j> for the kPanelAtoms atoms of a panel and kRows vectors, row r at
+// q + r * q_stride. 16 atoms at a time: with 4 rows that is 8 sums on AVX2, which hides the latency
+// of two multiply-add units, and 6 loads for 8 multiply-adds, which the load units keep up with.
+// Terms are added in the order of i, whatever kRows is.
+template <int kRows>
+HWY_INLINE void PanelTile(const float* HWY_RESTRICT panel, const float* HWY_RESTRICT q,
+                          size_t q_stride, int head_dim, float* HWY_RESTRICT tile) {
+  using Tag = hn::CappedTag<float, 16>;
+  const Tag d;
+  constexpr size_t kLanes = hn::MaxLanes(Tag());
+  constexpr size_t kVectors = 16 / kLanes;
+  for (int half = 0; half < kPanelAtoms; half += 16) {
+    hn::Vec<Tag> sum[kRows * kVectors];
+#pragma GCC unroll 16
+    for (size_t v = 0; v < kRows * kVectors; ++v) sum[v] = hn::Zero(d);
+    for (int i = 0; i < head_dim; ++i) {
+      const float* HWY_RESTRICT from = panel + i * kPanelAtoms + half;
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) {
+        const auto factor = hn::Set(d, q[r * q_stride + i]);
+#pragma GCC unroll 4
+        for (size_t v = 0; v < kVectors; ++v) {
+          auto& s = sum[r * kVectors + v];
+          s = hn::MulAdd(factor, hn::LoadU(d, from + v * kLanes), s);
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (size_t v = 0; v < kVectors; ++v) {
+        hn::StoreU(sum[r * kVectors + v], d, tile + r * kPanelAtoms + half + v * kLanes);
+      }
+    }
+  }
+}
+
+}  // namespace lexico::kernels::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // LEXICO_KERNELS_CPU_PANEL_TILE_INL_H_

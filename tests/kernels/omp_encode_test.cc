@@ -1,0 +1,440 @@
+// Each property is stated once. Inputs come from a seed that every failure prints.
+#include "kernels/api/omp_encode.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <random>
+#include <set>
+#include <vector>
+
+#include "kernels/cpu/omp_encode_definition.h"
+#include "tests/kernels/code_fixtures.h"
+#include "tests/support/compare.h"
+
+namespace lexico::kernels {
+namespace {
+
+using tests::Prepare;
+using tests::RandomAtoms;
+using tests::RandomDictionary;
+using tests::RandomNormal;
+using tests::SameBits;
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+struct Codes {
+  int sparsity = 0;
+  std::vector<uint16_t> atoms;
+  std::vector<uint8_t> coefs;
+  std::vector<float> rel_error;
+  int64_t n_non_finite = 0;
+
+  int64_t n_vectors() const { return static_cast<int64_t>(rel_error.size()); }
+  // Atoms of vector i whose stored coefficient is not 0.
+  std::vector<int> AtomsOf(int64_t i) const {
+    std::vector<int> used;
+    for (int j = 0; j < sparsity; ++j) {
+      if (E4m3ToFloat(coefs[i * sparsity + j]) != 0) used.push_back(atoms[i * sparsity + j]);
+    }
+    return used;
+  }
+};
+
+OmpEncodeArgs ArgsFor(const std::vector<float>& x, const PreparedDictionary& dictionary,
+                      int sparsity, Codes& codes) {
+  const int64_t n = static_cast<int64_t>(x.size()) / dictionary.head_dim();
+  codes.sparsity = sparsity;
+  // Garbage, so that a place that is not written shows.
+  codes.atoms.assign(n * sparsity, 0xffff);
+  codes.coefs.assign(n * sparsity, 0x7f);
+  codes.rel_error.assign(n, -1);
+  codes.n_non_finite = 0;
+  OmpEncodeArgs args;
+  args.x = TensorView(x.data(), {n, dictionary.head_dim()});
+  args.dictionary = &dictionary;
+  args.sparsity = sparsity;
+  args.atoms = MutableTensorView(codes.atoms.data(), {n, sparsity});
+  args.coefs = MutableTensorView(codes.coefs.data(), {n, sparsity});
+  args.rel_error = MutableTensorView(codes.rel_error.data(), {n});
+  args.n_non_finite = &codes.n_non_finite;
+  return args;
+}
+
+Codes Encode(const std::vector<float>& x, const PreparedDictionary& dictionary, int sparsity,
+             float error_threshold = 0, int threads = 1) {
+  Codes codes;
+  OmpEncodeArgs args = ArgsFor(x, dictionary, sparsity, codes);
+  args.error_threshold = error_threshold;
+  OmpEncode(args, Stream::Cpu(threads));
+  return codes;
+}
+
+void ExpectSameBits(const Codes& a, const Codes& b) {
+  ASSERT_EQ(a.n_vectors(), b.n_vectors());
+  EXPECT_EQ(a.atoms, b.atoms);
+  EXPECT_EQ(a.coefs, b.coefs);
+  EXPECT_TRUE(SameBits(TensorView(a.rel_error.data(), {a.n_vectors()}),
+                       TensorView(b.rel_error.data(), {b.n_vectors()})));
+}
+
+// Combinations of a few atoms with noise, as keys and values are.
+std::vector<float> NoisyCombinations(const std::vector<float>& atoms, int head_dim, int64_t n,
+                                     float noise, std::mt19937& random) {
+  std::vector<float> x = RandomNormal(n * head_dim, random, noise);
+  const int n_atoms = static_cast<int>(atoms.size()) / head_dim;
+  for (int64_t v = 0; v < n; ++v) {
+    for (int j = 0; j < 6; ++j) {
+      const std::vector<float> c = RandomNormal(1, random);
+      const float* atom = atoms.data() + random() % n_atoms * head_dim;
+      for (int i = 0; i < head_dim; ++i) x[v * head_dim + i] += c[0] * atom[i];
+    }
+  }
+  return x;
+}
+
+// Compares with the definition, vector by vector, up to the first pick at which the definition's
+// best two differ by less than 1e-3: FP32 may take either there, and all that follows differs.
+// Returns the share of picks compared.
+double ExpectMatchesDefinition(const std::vector<float>& x, const PreparedDictionary& dictionary,
+                               int sparsity, float error_threshold = 0) {
+  const Codes codes = Encode(x, dictionary, sparsity, error_threshold);
+  const int head_dim = dictionary.head_dim();
+  int64_t compared = 0;
+  int64_t all = 0;
+  for (int64_t v = 0; v < codes.n_vectors(); ++v) {
+    SCOPED_TRACE(fmt::format("vector {}", v));
+    const definition::OmpPursuit pursuit =
+        definition::Pursue(x.data() + v * head_dim, dictionary, sparsity, error_threshold);
+    all += static_cast<int64_t>(pursuit.picks.size());
+    bool tie = false;
+    double norm = 0;
+    for (int i = 0; i < head_dim; ++i) norm += x[v * head_dim + i] * x[v * head_dim + i];
+    norm = std::sqrt(norm);
+    for (size_t j = 0; j < pursuit.picks.size() && !tie; ++j) {
+      const definition::OmpPick& pick = pursuit.picks[j];
+      tie = pick.score - pick.runner_up < 1e-3 * pick.score || pick.score < 1e-4 * norm;
+      if (tie) break;
+      EXPECT_EQ(codes.atoms[v * sparsity + j], pick.atom) << "pick " << j;
+      ++compared;
+    }
+    if (tie) continue;
+    for (size_t j = 0; j < pursuit.picks.size(); ++j) {
+      // One step of E4M3 apart at most: FP32 may fall on the other side of a rounding boundary.
+      const float stored = E4m3ToFloat(codes.coefs[v * sparsity + j]);
+      const float expected = static_cast<float>(pursuit.coefficients[j]);
+      EXPECT_NEAR(stored, std::clamp(expected, -448.0f, 448.0f),
+                  std::max(std::abs(expected) / 15.9f, 0x1p-10f))
+          << "coefficient " << j;
+    }
+  }
+  return all == 0 ? 1.0 : static_cast<double>(compared) / static_cast<double>(all);
+}
+
+TEST(OmpEncodeTest, MatchesDefinitionOnAllSmallShapes) {
+  uint32_t seed = 1;
+  for (const int head_dim : {4, 8, 15, 16, 40, 64, 96}) {
+    for (const int n_atoms : {16, 33, 128, 300}) {
+      for (const int sparsity : {1, 2, 4, 7}) {
+        if (sparsity > head_dim) continue;
+        SCOPED_TRACE(fmt::format("head_dim {} n_atoms {} sparsity {} seed {}", head_dim, n_atoms,
+                                 sparsity, seed));
+        std::mt19937 random(seed++);
+        const std::vector<float> atoms = RandomAtoms(n_atoms, head_dim, random);
+        const std::vector<float> x = NoisyCombinations(atoms, head_dim, 3, 0.1f, random);
+        ExpectMatchesDefinition(x, *Prepare(atoms, head_dim), sparsity);
+      }
+    }
+  }
+}
+
+// 1200 atoms: no Gram matrix is kept, and 40 vectors are too few to make one, so the direct search
+// runs; 128 vectors of sparsity 24 make one.
+TEST(OmpEncodeTest, BothSearchesMatchDefinitionOnLargeDictionaries) {
+  std::mt19937 random(11);
+  const std::vector<float> atoms = RandomAtoms(1200, 64, random);
+  const auto dictionary = Prepare(atoms, 64);
+  const std::vector<float> few = NoisyCombinations(atoms, 64, 20, 0.2f, random);
+  EXPECT_GT(ExpectMatchesDefinition(few, *dictionary, 8), 0.9);
+  const std::vector<float> many = NoisyCombinations(atoms, 64, 120, 0.2f, random);
+  EXPECT_GT(ExpectMatchesDefinition(many, *dictionary, 24), 0.7);
+}
+
+TEST(OmpEncodeTest, RandomVectorsMatchDefinition) {
+  std::mt19937 random(12);
+  const auto dictionary = RandomDictionary(512, 32, random);
+  EXPECT_GT(ExpectMatchesDefinition(RandomNormal(20 * 32, random), *dictionary, 16), 0.8);
+}
+
+TEST(OmpEncodeTest, ErrorThresholdStopsEarly) {
+  std::mt19937 random(13);
+  const std::vector<float> atoms = RandomAtoms(256, 32, random);
+  const auto dictionary = Prepare(atoms, 32);
+  const std::vector<float> x = NoisyCombinations(atoms, 32, 20, 0.1f, random);
+  ExpectMatchesDefinition(x, *dictionary, 16, /*error_threshold=*/0.4f);
+  const Codes loose = Encode(x, *dictionary, 16, 0.4f);
+  const Codes tight = Encode(x, *dictionary, 16, 0.0f);
+  for (int64_t v = 0; v < loose.n_vectors(); ++v) {
+    EXPECT_LE(loose.rel_error[v], 0.45f) << v;  // 0.4 and the rounding of coefficients
+    EXPECT_LT(loose.AtomsOf(v).size(), tight.AtomsOf(v).size()) << v;
+  }
+}
+
+TEST(OmpEncodeTest, RecoversTheSupportOfSparseVectors) {
+  std::mt19937 random(14);
+  const std::vector<float> atoms = RandomAtoms(256, 128, random);
+  std::vector<float> x(128, 0.0f);
+  const int support[] = {7, 90, 201};
+  const float c[] = {3, -2, 1.5f};
+  for (int j = 0; j < 3; ++j) {
+    for (int i = 0; i < 128; ++i) x[i] += c[j] * atoms[support[j] * 128 + i];
+  }
+  const Codes codes = Encode(x, *Prepare(atoms, 128), 8);
+  EXPECT_EQ(codes.AtomsOf(0), (std::vector<int>{7, 90, 201}));
+  for (int j = 0; j < 3; ++j) EXPECT_EQ(E4m3ToFloat(codes.coefs[j]), c[j]);
+  for (int j = 3; j < 8; ++j) EXPECT_EQ(codes.atoms[j], 0);
+  EXPECT_LT(codes.rel_error[0], 1e-6f);
+}
+
+TEST(OmpEncodeTest, ExactMultipleOfAnAtomTakesThatAtomOnly) {
+  std::mt19937 random(15);
+  const std::vector<float> atoms = RandomAtoms(64, 16, random);
+  std::vector<float> x;
+  for (int a = 0; a < 64; ++a) {
+    for (int i = 0; i < 16; ++i) x.push_back(-2.5f * atoms[a * 16 + i]);
+  }
+  const Codes codes = Encode(x, *Prepare(atoms, 16), 4);
+  for (int a = 0; a < 64; ++a) {
+    EXPECT_EQ(codes.AtomsOf(a), std::vector<int>{a});
+    EXPECT_EQ(E4m3ToFloat(codes.coefs[a * 4]), -2.5f);
+    EXPECT_LT(codes.rel_error[a], 1e-6f);
+  }
+}
+
+TEST(OmpEncodeTest, RelativeErrorIsThatOfTheStoredCode) {
+  std::mt19937 random(16);
+  const std::vector<float> atoms = RandomAtoms(128, 24, random);
+  const std::vector<float> x = RandomNormal(10 * 24, random, 5);
+  const Codes codes = Encode(x, *Prepare(atoms, 24), 6);
+  for (int64_t v = 0; v < 10; ++v) {
+    double error = 0;
+    double norm = 0;
+    for (int i = 0; i < 24; ++i) {
+      double rest = x[v * 24 + i];
+      norm += rest * rest;
+      for (int j = 0; j < 6; ++j) {
+        rest -= static_cast<double>(E4m3ToFloat(codes.coefs[v * 6 + j])) *
+                atoms[codes.atoms[v * 6 + j] * 24 + i];
+      }
+      error += rest * rest;
+    }
+    EXPECT_NEAR(codes.rel_error[v], std::sqrt(error / norm), 1e-5) << v;
+  }
+}
+
+TEST(OmpEncodeTest, ErrorFallsWithSparsity) {
+  std::mt19937 random(17);
+  const auto dictionary = RandomDictionary(256, 64, random);
+  const std::vector<float> x = RandomNormal(64 * 10, random, 20);
+  std::vector<float> before(10, 1.0f);
+  for (const int sparsity : {1, 4, 16, 64}) {
+    const Codes codes = Encode(x, *dictionary, sparsity);
+    for (int v = 0; v < 10; ++v) {
+      EXPECT_LT(codes.rel_error[v], before[v]) << sparsity;
+      before[v] = codes.rel_error[v];
+    }
+  }
+}
+
+TEST(OmpEncodeTest, NoAtomIsTakenTwice) {
+  std::mt19937 random(18);
+  const auto dictionary = RandomDictionary(80, 64, random);
+  const Codes codes = Encode(RandomNormal(64 * 20, random, 10), *dictionary, 64);
+  for (int64_t v = 0; v < 20; ++v) {
+    const std::vector<int> used = codes.AtomsOf(v);
+    EXPECT_EQ(std::set<int>(used.begin(), used.end()).size(), used.size()) << v;
+  }
+}
+
+TEST(OmpEncodeTest, ZeroVectorHasNoAtomsAndNoError) {
+  std::mt19937 random(19);
+  const Codes codes = Encode(std::vector<float>(16, 0.0f), *RandomDictionary(32, 16, random), 4);
+  EXPECT_EQ(codes.atoms, std::vector<uint16_t>(4, 0));
+  EXPECT_EQ(codes.coefs, std::vector<uint8_t>(4, 0));
+  EXPECT_EQ(codes.rel_error[0], 0);
+  EXPECT_EQ(codes.n_non_finite, 0);
+}
+
+TEST(OmpEncodeTest, NonFiniteVectorsAreCountedAndDoNotTouchTheirNeighbours) {
+  std::mt19937 random(20);
+  const auto dictionary = RandomDictionary(64, 16, random);
+  const std::vector<float> clean = RandomNormal(16 * 6, random);
+  const Codes expected = Encode(clean, *dictionary, 4);
+  std::vector<float> x = clean;
+  x[0 * 16 + 3] = kNan;
+  x[2 * 16 + 15] = kInf;
+  x[5 * 16] = -kInf;
+  const Codes codes = Encode(x, *dictionary, 4);
+  EXPECT_EQ(codes.n_non_finite, 3);
+  for (const int v : {0, 2, 5}) {
+    EXPECT_TRUE(std::isnan(codes.rel_error[v])) << v;
+    EXPECT_TRUE(codes.AtomsOf(v).empty()) << v;
+    for (int j = 0; j < 4; ++j) EXPECT_EQ(codes.atoms[v * 4 + j], 0);
+  }
+  for (const int v : {1, 3, 4}) {
+    EXPECT_EQ(codes.rel_error[v], expected.rel_error[v]) << v;
+    EXPECT_EQ(codes.AtomsOf(v), expected.AtomsOf(v)) << v;
+  }
+}
+
+TEST(OmpEncodeTest, DuplicateAtomsAreSkippedAndTheFirstIsTaken) {
+  std::mt19937 random(21);
+  std::vector<float> atoms = RandomAtoms(8, 16, random);
+  // Atoms 8 .. 31 are copies of 0 .. 7, three times.
+  for (int copy = 0; copy < 3; ++copy) {
+    atoms.insert(atoms.end(), atoms.begin(), atoms.begin() + 8 * 16);
+  }
+  const Codes codes = Encode(RandomNormal(16 * 10, random, 4), *Prepare(atoms, 16), 12);
+  for (int64_t v = 0; v < 10; ++v) {
+    EXPECT_TRUE(std::isfinite(codes.rel_error[v]));
+    EXPECT_LE(codes.rel_error[v], 1.0f);
+    EXPECT_EQ(codes.AtomsOf(v).size(), 8u) << "the span has 8 dimensions";
+    for (const int atom : codes.AtomsOf(v)) EXPECT_LT(atom, 8);
+  }
+}
+
+TEST(OmpEncodeTest, NearlyParallelAtomsGiveFiniteCodes) {
+  std::mt19937 random(22);
+  const std::vector<float> one = RandomAtoms(1, 32, random);
+  std::vector<float> atoms;
+  for (int a = 0; a < 40; ++a) {
+    const std::vector<float> noise = RandomNormal(32, random, a % 2 == 0 ? 1e-5f : 1e-3f);
+    for (int i = 0; i < 32; ++i) atoms.push_back(one[i] + noise[i]);
+  }
+  const Codes codes = Encode(RandomNormal(32 * 10, random), *Prepare(atoms, 32), 16);
+  for (int64_t v = 0; v < 10; ++v) EXPECT_TRUE(std::isfinite(codes.rel_error[v])) << v;
+}
+
+TEST(OmpEncodeTest, SparsityBeyondTheRankStops) {
+  std::mt19937 random(23);
+  // 20 atoms within the first 3 of 16 dimensions.
+  std::vector<float> atoms(20 * 16, 0.0f);
+  const std::vector<float> low = RandomAtoms(20, 3, random);
+  for (int a = 0; a < 20; ++a) {
+    for (int i = 0; i < 3; ++i) atoms[a * 16 + i] = low[a * 3 + i];
+  }
+  const Codes codes = Encode(RandomNormal(16 * 10, random, 4), *Prepare(atoms, 16), 10);
+  for (int64_t v = 0; v < 10; ++v) EXPECT_LE(codes.AtomsOf(v).size(), 3u) << v;
+}
+
+TEST(OmpEncodeTest, HugeMagnitudesSaturateAndTinyOnesVanish) {
+  std::mt19937 random(24);
+  const std::vector<float> atoms = RandomAtoms(32, 16, random);
+  std::vector<float> x;
+  for (const float magnitude : {1e3f, 1e30f, 1e-4f, 1e-30f, 1e-42f}) {
+    for (int i = 0; i < 16; ++i) x.push_back(magnitude * atoms[i]);
+  }
+  const Codes codes = Encode(x, *Prepare(atoms, 16), 2);
+  EXPECT_EQ(E4m3ToFloat(codes.coefs[0]), 448);
+  EXPECT_NEAR(codes.rel_error[0], 0.552f, 1e-3f);
+  EXPECT_EQ(E4m3ToFloat(codes.coefs[2]), 448);
+  for (int v = 2; v < 5; ++v) {
+    EXPECT_TRUE(codes.AtomsOf(v).empty()) << v;
+    EXPECT_NEAR(codes.rel_error[v], 1, 1e-3f) << v;
+  }
+}
+
+TEST(OmpEncodeTest, ScalingAVectorScalesItsCode) {
+  std::mt19937 random(25);
+  const auto dictionary = RandomDictionary(256, 64, random);
+  std::vector<float> x = RandomNormal(64 * 8, random);
+  const Codes codes = Encode(x, *dictionary, 8);
+  for (float& value : x) value *= 8;
+  const Codes scaled = Encode(x, *dictionary, 8);
+  EXPECT_EQ(codes.atoms, scaled.atoms);
+  for (size_t i = 0; i < codes.coefs.size(); ++i) {
+    const float small = E4m3ToFloat(codes.coefs[i]);
+    // Subnormal coefficients are rounded more coarsely than eight times larger ones.
+    if (std::abs(small) >= 0x1p-6f) {
+      EXPECT_EQ(E4m3ToFloat(scaled.coefs[i]), 8 * small);
+    }
+  }
+}
+
+// The same vector alone (direct search), among a few, and among many (Gram search).
+TEST(OmpEncodeTest, SameBitsWhateverTheBatchAndTheThreads) {
+  std::mt19937 random(26);
+  const std::vector<float> atoms = RandomAtoms(1100, 48, random);
+  const auto dictionary = Prepare(atoms, 48);
+  const std::vector<float> x = NoisyCombinations(atoms, 48, 400, 0.2f, random);
+  const Codes all = Encode(x, *dictionary, 12);
+  ExpectSameBits(Encode(x, *dictionary, 12), all);
+  for (const int threads : {2, 3}) {
+    SCOPED_TRACE(threads);
+    ExpectSameBits(Encode(x, *dictionary, 12, 0, threads), all);
+  }
+  for (const int64_t batch : {1, 7, 50}) {
+    SCOPED_TRACE(batch);
+    for (const int64_t begin : {int64_t{0}, int64_t{171}, 400 - batch}) {
+      const std::vector<float> part(x.begin() + begin * 48, x.begin() + (begin + batch) * 48);
+      const Codes codes = Encode(part, *dictionary, 12);
+      EXPECT_TRUE(
+          std::equal(codes.atoms.begin(), codes.atoms.end(), all.atoms.begin() + begin * 12));
+      EXPECT_TRUE(
+          std::equal(codes.coefs.begin(), codes.coefs.end(), all.coefs.begin() + begin * 12));
+      EXPECT_TRUE(std::equal(codes.rel_error.begin(), codes.rel_error.end(),
+                             all.rel_error.begin() + begin));
+    }
+  }
+}
+
+TEST(OmpEncodeTest, EmptyBatchIsNothing) {
+  std::mt19937 random(27);
+  EXPECT_EQ(Encode({}, *RandomDictionary(16, 16, random), 4).n_vectors(), 0);
+}
+
+class OmpEncodeDeathTest : public testing::Test {
+ protected:
+  OmpEncodeDeathTest() : dictionary_(MakeDictionary()), x_(32, 1.0f) {
+    args_ = ArgsFor(x_, *dictionary_, 4, codes_);
+  }
+  static std::shared_ptr<const PreparedDictionary> MakeDictionary() {
+    std::mt19937 random(28);
+    return RandomDictionary(32, 16, random);
+  }
+  void Run() { OmpEncode(args_, Stream::Cpu(1)); }
+
+  std::shared_ptr<const PreparedDictionary> dictionary_;
+  std::vector<float> x_;
+  Codes codes_;
+  OmpEncodeArgs args_;
+};
+
+TEST_F(OmpEncodeDeathTest, RejectsVectorsOfAnotherHeadDim) {
+  args_.x = TensorView(x_.data(), {4, 8});
+  EXPECT_DEATH(Run(), "args.x.dim\\(1\\)");
+}
+TEST_F(OmpEncodeDeathTest, RejectsSparsityZero) {
+  args_.sparsity = 0;
+  EXPECT_DEATH(Run(), "args.sparsity \\(0\\) >= 1");
+}
+TEST_F(OmpEncodeDeathTest, RejectsSparsityOverHeadDim) {
+  args_.sparsity = 17;
+  EXPECT_DEATH(Run(), "args.sparsity \\(17\\)");
+}
+TEST_F(OmpEncodeDeathTest, RejectsANegativeThreshold) {
+  args_.error_threshold = -0.1f;
+  EXPECT_DEATH(Run(), "error_threshold");
+}
+TEST_F(OmpEncodeDeathTest, RejectsOutputsOfAnotherShape) {
+  args_.coefs = MutableTensorView(codes_.coefs.data(), {2, 3});
+  EXPECT_DEATH(Run(), "args.coefs.dim\\(1\\)");
+}
+
+}  // namespace
+}  // namespace lexico::kernels
