@@ -81,7 +81,7 @@ def check_cpp(path, lines, say):
             say(path, number, "kernels are launched through Launch() only")
         if "cuda_runtime.h" in line and "#include" in line and not path.startswith(("kernels/cuda/", "worker/parallel/")):
             say(path, number, "cuda_runtime.h belongs to kernels/cuda and worker/parallel")
-    if path.endswith(".h") and "#pragma once" not in lines:
+    if path.endswith(".h") and not path.endswith("-inl.h") and "#pragma once" not in lines:
         say(path, 1, "header without #pragma once")
 
 
