@@ -5,7 +5,7 @@
 // makes sense; nothing waits here, so a client's wait is always its own choice.
 //
 // A state machine without clock or threads; times come in. Guarantees, tested in
-// admission_property_test.cc:
+// admission_test.cc:
 //   A1  calls in flight never exceed a bound: in all, of a worker, of a tenant
 //   A2  a session has at most one activity
 //   A3  after every Begin was matched by its End, nothing is left

@@ -76,6 +76,9 @@ absl::StatusOr<std::optional<std::string_view>> ReadBody(std::string_view bytes,
   const auto head_crc = in.Read<uint32_t>();
   const uint32_t computed_head = Crc(rest.substr(0, kRecordHeadBytes - sizeof(uint32_t)));
   if (head_crc != computed_head) {
+    // A record ends with a mark that is not zero, so zeros up to the end of the file were never
+    // written: the head was cut in two by a hole.
+    if (rest.back() == 0 && AllZero(rest.substr(kRecordHeadBytes))) return std::nullopt;
     return Damaged(file, offset,
                    fmt::format("the record's head has crc32c {:08x}, it says {:08x}", computed_head,
                                head_crc));

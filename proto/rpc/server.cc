@@ -31,7 +31,7 @@ void EnablePluginsOnce() {
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const std::string& address,
                                                       const std::vector<grpc::Service*>& services,
-                                                      const TlsOptions& tls) {
+                                                      const TlsOptions& tls, int threads_max) {
   EnablePluginsOnce();
   LEXICO_ASSIGN_OR_RETURN(auto credentials, ServerCredentials(tls));
   auto server = std::unique_ptr<Server>(new Server);
@@ -43,6 +43,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const std::string& address
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a taken port must fail, not be shared
+  if (threads_max > 0) {
+    grpc::ResourceQuota quota("server threads");
+    quota.SetMaxThreads(threads_max);
+    builder.SetResourceQuota(quota);
+  }
   for (grpc::Service* service : services) builder.RegisterService(service);
   server->server_ = builder.BuildAndStart();
   if (server->server_ == nullptr || server->port_ == 0) {

@@ -26,9 +26,14 @@ class Server {
   // Starts serving `services` (not owned, must outlive the server) on `address` ("127.0.0.1:50051";
   // port 0 picks one). Unavailable with the address when the port is taken. Health of "" and of
   // every service name is NOT_SERVING until SetServing(true).
+  //
+  // Every running call takes a thread. `threads_max` bounds them (0: no bound): a call for which
+  // there is none is RESOURCE_EXHAUSTED at once, without an ErrorDetail. Health checks are served
+  // by callbacks and need none.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const std::string& address,
                                                        const std::vector<grpc::Service*>& services,
-                                                       const TlsOptions& tls = {});
+                                                       const TlsOptions& tls = {},
+                                                       int threads_max = 0);
   ~Server();
 
   int port() const { return port_; }

@@ -1,0 +1,76 @@
+#include "coordinator/service/admin_service.h"
+
+#include <fmt/format.h>
+
+#include "coordinator/service/call_recorder.h"
+#include "proto/base/status.h"
+#include "proto/rpc/status_map.h"
+
+namespace lexico::coord {
+
+grpc::Status AdminService::ListWorkers(grpc::ServerContext* context,
+                                       const v1::ListWorkersRequest* request,
+                                       v1::ListWorkersResponse* response) {
+  CallRecorder recorder(cluster_, "ListWorkers");
+  for (v1::Worker& worker : cluster_.ListWorkers()) *response->add_workers() = std::move(worker);
+  return recorder.Finish(absl::OkStatus());
+}
+
+grpc::Status AdminService::DrainWorker(grpc::ServerContext* context,
+                                       const v1::DrainWorkerRequest* request,
+                                       grpc::ServerWriter<v1::DrainWorkerEvent>* writer) {
+  CallRecorder recorder(cluster_, "DrainWorker");
+  absl::Status status = cluster_.SetDraining(request->worker_id(), !request->undo());
+  if (status.ok() && !request->undo()) status = Drain(context, request->worker_id(), writer);
+  return recorder.Finish(status);
+}
+
+absl::Status AdminService::Drain(grpc::ServerContext* context, const std::string& worker_id,
+                                 grpc::ServerWriter<v1::DrainWorkerEvent>* writer) {
+  LEXICO_ASSIGN_OR_RETURN(const Caller caller, Caller::FromContext(context));
+  prometheus::Gauge& remaining = cluster_.metrics().Gauge("lexico_drain_sessions_remaining");
+  v1::DrainWorkerEvent event;
+  std::vector<std::string> sessions = cluster_.SessionsOn(worker_id);
+  event.set_n_remaining(static_cast<int64_t>(sessions.size()));
+  if (!writer->Write(event)) return absl::CancelledError("the client went away");
+  // Sessions may still arrive: one that was on its way when the drain began.
+  for (; !sessions.empty(); sessions = cluster_.SessionsOn(worker_id)) {
+    remaining.Set(static_cast<double>(sessions.size()));
+    for (const std::string& session_id : sessions) {
+      LEXICO_RETURN_IF_ERROR(caller.StillThere());
+      LEXICO_ASSIGN_OR_RETURN(const std::string target, MoveAway(caller, worker_id, session_id));
+      if (target.empty()) continue;
+      event.set_session_id(session_id);
+      event.set_target(target);
+      event.set_n_remaining(static_cast<int64_t>(cluster_.SessionsOn(worker_id).size()));
+      remaining.Set(static_cast<double>(event.n_remaining()));
+      if (!writer->Write(event)) return absl::CancelledError("the client went away");
+    }
+  }
+  remaining.Set(0);
+  cluster_.MarkDrained(worker_id);
+  writer->Write(v1::DrainWorkerEvent());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> AdminService::MoveAway(const Caller& caller,
+                                                   const std::string& worker_id,
+                                                   const std::string& session_id) {
+  auto hold = cluster_.BeginMove(caller, session_id, {.wait_for_call = true, .any_tenant = true});
+  if (absl::IsNotFound(hold.status())) return "";
+  if (!hold.ok()) return hold.status();
+  const Session before = cluster_.Held(*hold);
+  if (before.placement != Placement::kResident || before.worker != worker_id) return "";
+  const absl::Status migrated = mover_.Migrate(caller, *hold, "");
+  Session after = cluster_.Held(*hold);
+  if (after.placement == Placement::kResident && after.worker != worker_id) return after.worker;
+  // Nobody had room. It is still here, or in the store already.
+  const absl::Status offloaded = mover_.Offload(*hold);
+  if (!offloaded.ok()) {
+    return base::Annotate(offloaded, fmt::format("session {} stays on worker {} ({})", session_id,
+                                                 worker_id, std::string(migrated.message())));
+  }
+  return "store";
+}
+
+}  // namespace lexico::coord

@@ -1,0 +1,116 @@
+#include "coordinator/service/generate.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "coordinator/service/errors.h"
+#include "proto/base/status.h"
+#include "proto/rpc/status_map.h"
+
+namespace lexico::coord {
+
+GenerateCall::GenerateCall(Cluster& cluster, Mover& mover, const Caller& caller,
+                           v1::GenerateRequest request, absl::Time begin, Sink sink)
+    : cluster_(cluster),
+      mover_(mover),
+      caller_(caller),
+      request_(std::move(request)),
+      begin_(begin),
+      sink_(std::move(sink)) {}
+
+absl::Status GenerateCall::Run() {
+  LEXICO_ASSIGN_OR_RETURN(const Hold hold, cluster_.BeginCall(caller_, request_.session_id()));
+  std::string lost_worker;
+  for (int run = 0; run < kRunsMax; ++run) {
+    LEXICO_RETURN_IF_ERROR(caller_.StillThere());
+    LEXICO_ASSIGN_OR_RETURN(const Located located, mover_.Locate(caller_, hold));
+    LEXICO_RETURN_IF_ERROR(cluster_.AssignWorker(hold, located.worker_id));
+    const absl::Status status = RunOnce(hold, located);
+    if (status.ok()) {
+      cluster_.MarkUsed(
+          hold, usage_.n_context_tokens() + usage_.n_prompt_tokens() + usage_.n_generated_tokens());
+      return status;
+    }
+    LEXICO_RETURN_IF_ERROR(caller_.StillThere());
+    if (!IsTransportFailure(status) && !IsStaleOwner(status)) return status;
+    LEXICO_RETURN_IF_ERROR(mover_.Fence(hold, located.worker_id, IsTransportFailure(status)));
+    lost_worker = located.worker_id;
+  }
+  return WorkerLost(request_.session_id(), lost_worker,
+                    fmt::format("{} workers were lost in this call; {} tokens were sent", kRunsMax,
+                                sent_ids_.size()));
+}
+
+absl::Status GenerateCall::RunOnce(const Hold& hold, const Located& located) {
+  v1::RunRequest request;
+  request.mutable_session()->set_session_id(hold.session_id());
+  request.mutable_session()->set_epoch(located.epoch);
+  *request.mutable_request() = request_;
+  request.mutable_resume_ids()->Assign(sent_ids_.begin(), sent_ids_.end());
+
+  const auto context = caller_.ContextForWorker();
+  const auto reader = located.stub->Run(context.get(), request);
+  v1::GenerateEvent event;
+  absl::Status passed;
+  while (passed.ok() && reader->Read(&event)) passed = PassOn(&event, located);
+  if (!passed.ok()) context->TryCancel();
+  const absl::Status finished = rpc::FromGrpc(reader->Finish());
+  if (!passed.ok()) return passed;
+  if (!finished.ok()) {
+    return base::Annotate(finished, fmt::format("worker {}", located.worker_id));
+  }
+  if (is_finished_) return absl::OkStatus();
+  return absl::InternalError(
+      fmt::format("worker {} ended the stream of session {} without Finished", located.worker_id,
+                  hold.session_id()));
+}
+
+absl::Status GenerateCall::PassOn(v1::GenerateEvent* event, const Located& located) {
+  switch (event->event_case()) {
+    case v1::GenerateEvent::kStarted:
+      if (is_started_) return absl::OkStatus();
+      is_started_ = true;
+      // A later run must draw the same random numbers.
+      request_.mutable_sampling()->set_seed(event->started().seed());
+      event->mutable_started()->set_worker(located.worker_id);
+      break;
+    case v1::GenerateEvent::kProgress:
+      if (!sent_ids_.empty()) return absl::OkStatus();  // of prefilling it again
+      break;
+    case v1::GenerateEvent::kToken:
+      return PassOnToken(*event, located);
+    case v1::GenerateEvent::kFinished: {
+      is_finished_ = true;
+      usage_ = event->finished().usage();
+      v1::Timing* timing = event->mutable_finished()->mutable_timing();
+      timing->set_restore_us(timing->restore_us() +
+                             absl::ToInt64Microseconds(located.restore_time));
+      break;
+    }
+    case v1::GenerateEvent::EVENT_NOT_SET:
+      return absl::OkStatus();  // of a newer worker
+  }
+  return sink_(*event) ? absl::OkStatus() : absl::CancelledError("the client went away");
+}
+
+absl::Status GenerateCall::PassOnToken(const v1::GenerateEvent& event, const Located& located) {
+  const auto expected = static_cast<int64_t>(sent_ids_.size());
+  if (event.token().index() != expected) {
+    return absl::InternalError(fmt::format("worker {} sent token {} of session {}, expected {}",
+                                           located.worker_id, event.token().index(),
+                                           request_.session_id(), expected));
+  }
+  if (!sink_(event)) return absl::CancelledError("the client went away");
+  const absl::Time now = cluster_.Now();
+  const bool is_first = sent_ids_.empty();
+  cluster_.metrics()
+      .Histogram(is_first ? "lexico_time_to_first_token_seconds"
+                          : "lexico_inter_token_latency_seconds")
+      .Observe(absl::ToDoubleSeconds(now - (is_first ? begin_ : last_token_)));
+  last_token_ = now;
+  sent_ids_.push_back(event.token().id());
+  return absl::OkStatus();
+}
+
+}  // namespace lexico::coord
