@@ -69,6 +69,8 @@ rocksdb::Options DbOptions() {
   options.max_write_buffer_number = 3;
   options.max_total_wal_size = 64u << 20;
   options.max_open_files = 256;
+  // Files grow with what is in them; reserving ahead would take a small disk whole.
+  options.allow_fallocate = false;
   options.keep_log_file_num = 2;
   options.max_background_jobs = 2;
   options.compression = rocksdb::kNoCompression;  // keys are hashes; token ids hardly compress

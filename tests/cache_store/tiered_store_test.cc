@@ -1,0 +1,212 @@
+// The tiered store: claims, epochs, promotion; and random operations against plain maps.
+#include "cache_store/tiers/tiered_store.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <map>
+#include <random>
+#include <set>
+
+#include "tests/cache_store/page_factory.h"
+
+namespace lexico::store {
+namespace {
+
+class TieredStoreTest : public testing::TestWithParam<bool> {
+ protected:
+  TieredStoreTest() {
+    options_.clock = &clock_;
+    options_.host_bytes = 1u << 20;
+    options_.disk_bytes = 4u << 20;
+    options_.segment_bytes = 64u << 10;
+    options_.reserve_bytes = 0;
+    if (GetParam()) options_.data_dir = dir_.path() + "/data";
+  }
+  bool has_disk() const { return GetParam(); }
+
+  void Open() {
+    store_.reset();
+    auto store = TieredStore::Open(options_, &metrics_);
+    ASSERT_TRUE(store.ok()) << store.status();
+    store_ = *std::move(store);
+  }
+  absl::Status Put(std::vector<uint64_t> numbers) {
+    std::vector<NamedPage> pages;
+    for (const uint64_t n : numbers) pages.push_back(MakeNamedPage(n));
+    return store_->Put(pages);
+  }
+  bool Has(uint64_t n) {
+    const PageKey key = KeyOf(n);
+    const auto pages = store_->Get({&key, 1});
+    return pages[0].ok() &&
+           std::ranges::equal((*pages[0])->bytes(), MakeNamedPage(n).page->bytes());
+  }
+  absl::Status PutManifest(const std::string& id, uint64_t epoch, std::vector<uint64_t> pages) {
+    return store_->PutManifest(id, epoch, MakeManifestBytes(id, epoch, pages));
+  }
+
+  TempDir dir_;
+  base::FakeClock clock_;
+  base::Metrics metrics_{"store"};
+  TieredStoreOptions options_;
+  std::unique_ptr<TieredStore> store_;
+};
+
+TEST_P(TieredStoreTest, KeepsManifestsWithTheirEpoch) {
+  Open();
+  EXPECT_TRUE(absl::IsNotFound(store_->GetManifest("a").status()));
+  ASSERT_TRUE(PutManifest("a", 3, {1}).ok());
+  const auto record = store_->GetManifest("a");
+  ASSERT_TRUE(record.ok()) << record.status();
+  EXPECT_EQ(record->epoch, 3u);
+  EXPECT_EQ(record->bytes, MakeManifestBytes("a", 3, {1}));
+}
+
+TEST_P(TieredStoreTest, AStaleEpochIsAbortedAndChangesNothing) {
+  Open();
+  ASSERT_TRUE(PutManifest("a", 3, {1}).ok());
+  EXPECT_TRUE(absl::IsAborted(PutManifest("a", 2, {2})));
+  EXPECT_TRUE(absl::IsAborted(store_->DeleteManifest("a", 2)));
+  EXPECT_EQ(store_->GetManifest("a")->epoch, 3u);
+  ASSERT_TRUE(PutManifest("a", 3, {1, 2}).ok());
+  ASSERT_TRUE(PutManifest("a", 4, {1}).ok());
+  ASSERT_TRUE(store_->DeleteManifest("a", 4).ok());
+  ASSERT_TRUE(store_->DeleteManifest("a", 4).ok());
+  EXPECT_TRUE(absl::IsNotFound(store_->GetManifest("a").status()));
+}
+
+TEST_P(TieredStoreTest, AManifestOfAnotherSessionOrEpochOrNoneIsInvalid) {
+  Open();
+  EXPECT_TRUE(absl::IsInvalidArgument(store_->PutManifest("a", 1, MakeManifestBytes("b", 1, {}))));
+  EXPECT_TRUE(absl::IsInvalidArgument(store_->PutManifest("a", 1, MakeManifestBytes("a", 2, {}))));
+  EXPECT_TRUE(absl::IsInvalidArgument(store_->PutManifest("a", 1, "nonsense")));
+  EXPECT_EQ(store_->usage().n_manifests, 0u);
+}
+
+TEST_P(TieredStoreTest, ListsManifestsInPages) {
+  Open();
+  for (const char* id : {"d", "a", "c", "b"}) ASSERT_TRUE(PutManifest(id, 2, {1, 2}).ok());
+  const auto first = store_->ListManifests("", 3);
+  ASSERT_EQ(first.size(), 3u);
+  EXPECT_EQ(first[0].session_id, "a");
+  EXPECT_EQ(first[2].session_id, "c");
+  EXPECT_EQ(first[0].n_tokens, 11u);
+  EXPECT_EQ(first[0].n_pages, 2u);
+  EXPECT_EQ(first[0].epoch, 2u);
+  const auto second = store_->ListManifests("c", 3);
+  ASSERT_EQ(second.size(), 1u);
+  EXPECT_EQ(second[0].session_id, "d");
+}
+
+TEST_P(TieredStoreTest, APageNamedBeforeItArrivesIsProtectedFromItsArrival) {
+  options_.host_bytes = 64u << 10;
+  options_.disk_bytes = 64u << 10;
+  options_.segment_bytes = 8u << 10;
+  Open();
+  ASSERT_TRUE(PutManifest("a", 1, {1}).ok());
+  ASSERT_TRUE(Put({1}).ok());
+  for (uint64_t n = 100; n < 600; ++n) {
+    clock_.Advance(absl::Seconds(61));
+    ASSERT_TRUE(Put({n}).ok()) << n;
+  }
+  EXPECT_TRUE(Has(1));
+  EXPECT_FALSE(Has(100));
+  ASSERT_TRUE(store_->DeleteManifest("a", 1).ok());
+  for (uint64_t n = 1100; n < 1600; ++n) {
+    clock_.Advance(absl::Seconds(61));
+    ASSERT_TRUE(Put({n}).ok()) << n;
+  }
+  EXPECT_FALSE(Has(1));
+}
+
+TEST_P(TieredStoreTest, CountsBytesAndPagesInItsMetrics) {
+  Open();
+  ASSERT_TRUE(Put({1, 2, 3}).ok());
+  EXPECT_TRUE(Has(1));
+  const std::string last = has_disk() ? "disk" : "host";
+  EXPECT_EQ(metrics_.Counter("lexico_store_put_bytes_total", {last}).Value(), 3 * 248);
+  EXPECT_EQ(metrics_.Counter("lexico_store_get_bytes_total", {"host"}).Value(), 248);
+  EXPECT_EQ(metrics_.Gauge("lexico_store_pages", {last}).Value(), 3);
+}
+
+// One process's life after another; the model knows what must be there, what may be, and what must
+// not. Claimed pages must be; unclaimed ones may; bytes that differ from what was put are never
+// seen.
+TEST_P(TieredStoreTest, RandomOperationsAgreeWithAModel) {
+  for (unsigned seed = 1; seed <= 12; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    std::mt19937 random(seed);
+    if (has_disk()) std::filesystem::remove_all(options_.data_dir);
+    options_.host_bytes = 100u << 10;
+    options_.disk_bytes = 256u << 10;
+    options_.segment_bytes = 16u << 10;
+    Open();
+    std::map<std::string, std::pair<uint64_t, std::set<uint64_t>>> manifests;
+    std::set<uint64_t> ever_put;
+    for (int step = 0; step < 400; ++step) {
+      const std::string id(1, static_cast<char>('a' + random() % 4));
+      switch (random() % 10) {
+        case 0:
+        case 1:
+        case 2:
+        case 3: {
+          std::vector<uint64_t> numbers;
+          for (unsigned i = 0; i < 1 + random() % 20; ++i) numbers.push_back(random() % 1500);
+          const absl::Status status = Put(numbers);
+          if (status.ok()) {
+            ever_put.insert(numbers.begin(), numbers.end());
+            for (const uint64_t n : numbers) ASSERT_TRUE(Has(n)) << n;
+          } else {
+            ASSERT_TRUE(absl::IsResourceExhausted(status)) << status;
+          }
+          break;
+        }
+        case 4: {
+          std::vector<uint64_t> numbers;
+          std::set<uint64_t> kept;
+          for (unsigned i = 0; i < random() % 30; ++i) {
+            const uint64_t n = random() % 1500;
+            if (Has(n)) numbers.push_back(n);
+          }
+          kept.insert(numbers.begin(), numbers.end());
+          const uint64_t epoch = 1 + random() % 5;
+          const auto it = manifests.find(id);
+          const bool stale = it != manifests.end() && it->second.first > epoch;
+          ASSERT_EQ(PutManifest(id, epoch, numbers).code(),
+                    stale ? absl::StatusCode::kAborted : absl::StatusCode::kOk);
+          if (!stale) manifests[id] = {epoch, kept};
+          break;
+        }
+        case 5:
+          ASSERT_TRUE(store_->DeleteManifest(id, 5).ok());
+          manifests.erase(id);
+          break;
+        case 6:
+          clock_.Advance(absl::Seconds(random() % 120));
+          break;
+        case 7:
+          if (has_disk() && random() % 4 == 0) Open();
+          break;
+        default: {
+          const uint64_t n = random() % 1500;
+          const PageKey key = KeyOf(n);
+          const bool touched = store_->Touch({&key, 1})[0];
+          ASSERT_EQ(touched, Has(n)) << n;
+          ASSERT_TRUE(!touched || ever_put.contains(n)) << n;
+        }
+      }
+      for (const auto& [session, state] : manifests) {
+        ASSERT_EQ(store_->GetManifest(session)->epoch, state.first);
+        for (const uint64_t n : state.second) ASSERT_TRUE(Has(n)) << session << " " << n;
+      }
+      ASSERT_EQ(store_->usage().n_manifests, manifests.size());
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Tiers, TieredStoreTest, testing::Values(false, true),
+                         [](const auto& test) { return test.param ? "Disk" : "HostOnly"; });
+
+}  // namespace
+}  // namespace lexico::store
