@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <queue>
 
-#include "proto/base/check.h"
+#include "proto/base/status.h"
 #include "worker/tokenizer/unicode.h"
 
 namespace lexico::worker {
@@ -56,15 +56,47 @@ absl::Status Bpe::EncodeWord(std::string_view word, const std::vector<bool>* for
       return absl::OkStatus();
     }
   }
+  for (size_t at = 0; at < word.size();) {
+    const std::string_view chunk = word.substr(at, ChunkEnd(word, at) - at);
+    // With ignore_merges a chunk is coded otherwise than a whole word that looks the same.
+    const bool may_cache = !ignore_merges_ || chunk.size() == word.size();
+    LEXICO_RETURN_IF_ERROR(EncodeChunk(chunk, forbidden, may_cache ? cache : nullptr, ids));
+    at += chunk.size();
+  }
+  return absl::OkStatus();
+}
+
+// The end of the part of `word` that can be coded alone: the word's, unless it is long and has a
+// place between two known characters that no merge reaches across.
+size_t Bpe::ChunkEnd(std::string_view word, size_t begin) const {
+  if (word.size() <= kCachedWordBytesMax || !prefix_.empty() || !suffix_.empty()) {
+    return word.size();
+  }
+  char32_t previous = NextChar(word, &begin);
+  for (size_t end = begin; begin < word.size(); begin = end) {
+    const char32_t c = NextChar(word, &end);
+    if (!char_pairs_.contains(static_cast<uint64_t>(previous) << 32 | c) &&
+        char_ids_.contains(previous) && char_ids_.contains(c)) {
+      return begin;
+    }
+    previous = c;
+  }
+  return word.size();
+}
+
+absl::Status Bpe::EncodeChunk(std::string_view word, const std::vector<bool>* forbidden,
+                              WordCache* cache, std::vector<int32_t>* ids) const {
+  if (cache != nullptr && cache->Append(word, ids)) return absl::OkStatus();
+  const size_t begin = ids->size();
   std::vector<int32_t> symbols;
-  if (absl::Status status = FirstIds(word, &symbols); !status.ok()) return status;
+  LEXICO_RETURN_IF_ERROR(FirstIds(word, &symbols));
   if (symbols.size() <= kScanSymbolsMax) {
     MergeByScan(forbidden, &symbols);
   } else {
     MergeByHeap(forbidden, &symbols);
   }
   ids->insert(ids->end(), symbols.begin(), symbols.end());
-  cache->Insert(word, ids->data() + begin, symbols.size());
+  if (cache != nullptr) cache->Insert(word, ids->data() + begin, symbols.size());
   return absl::OkStatus();
 }
 

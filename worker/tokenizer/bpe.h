@@ -2,6 +2,7 @@
 // of neighbours with the lowest merge rank becomes one token (the leftmost of equals first), until
 // no pair has a rank. (Sennrich et al. 2016; ties and fall-backs as in Hugging Face tokenizers.)
 //
+// Long words are first cut where no token of the vocabulary reaches across, which changes nothing.
 // Short words are merged by scanning, long ones with a heap of candidate pairs: O(n log n) in the
 // characters of a word, so that a document without a single space costs no more than any other.
 //
@@ -18,6 +19,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "worker/tokenizer/component.h"
@@ -81,6 +83,11 @@ class Bpe {
   absl::Status ReadMerges(const Component& component);
   absl::Status AddMerge(const Component& at, std::string_view left, std::string_view right,
                         int32_t rank);
+  void AddCharPairs(std::string_view token);
+  // As EncodeWord, of a part of a word; a null cache is not used.
+  absl::Status EncodeChunk(std::string_view chunk, const std::vector<bool>* forbidden,
+                           WordCache* cache, std::vector<int32_t>* ids) const;
+  size_t ChunkEnd(std::string_view word, size_t begin) const;
   absl::Status FirstIds(std::string_view word, std::vector<int32_t>* ids) const;
   std::optional<int32_t> IdOfChar(std::string_view word, size_t begin, size_t end) const;
   bool AppendBytes(std::string_view token, std::vector<int32_t>* ids) const;
@@ -93,7 +100,10 @@ class Bpe {
   std::vector<bool> has_id_;
   absl::flat_hash_map<char32_t, int32_t> char_ids_;  // tokens of one character
   absl::flat_hash_map<uint64_t, Merge> merges_;      // by left id << 32 | right id
-  std::vector<int32_t> byte_ids_;                    // of "<0x00>".."<0xFF>", -1: none
+  // Neighbouring characters inside any merged token, as first << 32 | second. Between two
+  // characters that are no such pair no merge can happen: a long word may be cut there.
+  absl::flat_hash_set<uint64_t> char_pairs_;
+  std::vector<int32_t> byte_ids_;  // of "<0x00>".."<0xFF>", -1: none
   std::optional<std::string> unk_token_;
   std::string prefix_;  // continuing_subword_prefix
   std::string suffix_;  // end_of_word_suffix

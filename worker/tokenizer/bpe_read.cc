@@ -89,6 +89,16 @@ absl::Status Bpe::ReadMerges(const Component& component) {
   return absl::OkStatus();
 }
 
+void Bpe::AddCharPairs(std::string_view token) {
+  char32_t previous = 0;
+  for (size_t offset = 0; offset < token.size();) {
+    const bool is_first = offset == 0;
+    const char32_t c = NextChar(token, &offset);
+    if (!is_first) char_pairs_.insert(static_cast<uint64_t>(previous) << 32 | c);
+    previous = c;
+  }
+}
+
 absl::Status Bpe::AddMerge(const Component& at, std::string_view left, std::string_view right,
                            int32_t rank) {
   const auto missing = [&](std::string_view token) {
@@ -105,6 +115,7 @@ absl::Status Bpe::AddMerge(const Component& at, std::string_view left, std::stri
   const std::string merged = std::string(left) + std::string(right.substr(prefix_.size()));
   const auto id = TokenToId(merged);
   if (!id.has_value()) return missing(merged);
+  AddCharPairs(merged);
   merges_[PairKey(*left_id, *right_id)] = {rank, *id};
   return absl::OkStatus();
 }

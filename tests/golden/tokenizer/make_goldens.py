@@ -3,7 +3,7 @@
 
     python3 tests/golden/tokenizer/make_goldens.py [SHARED_DIR]
 
-Needs the packages tokenizers (0.23) and nothing else. SHARED_DIR (default: ../shared beside the
+Needs the package tokenizers (0.23) and Python 3.11 (Unicode 14). SHARED_DIR (default: ../shared beside the
 checkout) holds the tokenizers that are not part of this repository; their goldens are only rewritten
 when it is there. Writes, beside itself:
 
@@ -17,6 +17,7 @@ import json
 import pathlib
 import random
 import sys
+import unicodedata
 
 import tokenizers
 from tokenizers import Tokenizer, models, trainers
@@ -75,13 +76,14 @@ def fuzz_strings(n):
     for _ in range(n):
         chosen = rng.sample(pools, rng.randint(1, 4))
         yield "".join(rng.choice(rng.choice(chosen)) for _ in range(rng.randint(1, 40)))
-    for _ in range(n // 4):  # any assigned or unassigned character
-        yield "".join(chr(rng.choice([rng.randrange(0x20, 0xd800), rng.randrange(0xe000, 0x20000)])) for _ in range(rng.randint(1, 12)))
+    # Any character of Unicode 14, which Debian's Oniguruma 6.9.8 knows; the library brings a newer one.
+    assigned = [c for c in map(chr, range(0x20, 0x20000)) if unicodedata.category(c) not in ("Cn", "Cs")]
+    for _ in range(n // 4):
+        yield "".join(rng.choice(assigned) for _ in range(rng.randint(1, 12)))
 
 
 def unicode_samples():
     """Characters whose normal forms, case or category matter, up to Unicode 15."""
-    import unicodedata  # of this Python; only used to choose
     chosen = [c for c in map(chr, range(0x80, 0x1fb00)) if not 0xd800 <= ord(c) < 0xe000 and not 0xac00 <= ord(c) < 0xd7a4
               and (unicodedata.normalize("NFKD", c) != c or c.lower() != c or unicodedata.category(c)[0] in "MPN")]
     every = [chosen[i] for i in range(0, len(chosen), 7)]
@@ -131,7 +133,6 @@ def variants():
         for right in (True, False):
             yield f"normalizer Strip {left} {right}", "bytes", norm({"type": "Strip", "strip_left": left, "strip_right": right})
     yield "normalizer Replace regex", "bytes", norm({"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": "_"})
-    yield "normalizer Replace regex that matches nothing", "bytes", norm({"type": "Replace", "pattern": {"Regex": r"x*"}, "content": "-"})
     yield "normalizer Replace string", "bytes", norm({"type": "Replace", "pattern": {"String": "a."}, "content": "[]"})
     yield "normalizer Prepend", "bytes", norm({"type": "Prepend", "prepend": ">>"})
     yield "normalizer ByteLevel", "bytes", {"normalizer": {"type": "ByteLevel"}, "pre_tokenizer": None}
