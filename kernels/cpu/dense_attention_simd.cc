@@ -18,6 +18,7 @@
 #include "hwy/aligned_allocator.h"
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/dense_attention.h"
+#include "kernels/cpu/openmp.h"
 #include "proto/base/check.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -346,7 +347,9 @@ void DenseAttention(const DenseAttentionArgs& args, int threads) {
   const int64_t n_parts = plan.part_begin.back();
   Partials parts{std::vector<float>(n_parts * n_heads * head_dim),
                  std::vector<float>(n_parts * n_heads), std::vector<float>(n_parts * n_heads)};
-#pragma omp parallel num_threads(threads)
+  int64_t n_tokens = 0;
+  for (const Task& task : plan.tasks) n_tokens += task.n_tokens;
+#pragma omp parallel num_threads(UsefulThreads(n_tokens* group* head_dim, threads))
   {
     std::vector<float> scores(group * kDensePartTokens);
 #pragma omp for schedule(dynamic)

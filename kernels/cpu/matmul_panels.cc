@@ -15,6 +15,7 @@
 #include <cstring>
 
 #include "kernels/cpu/convert.h"
+#include "kernels/cpu/openmp.h"
 #include "proto/base/check.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -133,7 +134,7 @@ void MatMulOf(const float* x, const PanelMatrix& w, Job job, int threads) {
   const int64_t piece_panels =
       job.n_rows > kPieceRows / 2 ? kPiecePanels : (n_panels + threads - 1) / threads;
   const int64_t panel_pieces = (n_panels + piece_panels - 1) / piece_panels;
-#pragma omp parallel num_threads(threads) if (threads > 1)
+#pragma omp parallel num_threads(threads)
   {
     if (job.n_rows > 1) {
 #pragma omp for schedule(static)
@@ -151,6 +152,7 @@ void MatMulOf(const float* x, const PanelMatrix& w, Job job, int threads) {
 void MatMulOnTarget(const float* x, int64_t n_rows, const PanelMatrix& w, float* y, bool accumulate,
                     int threads) {
   const Job job{x, n_rows, &w, y, accumulate};
+  threads = UsefulThreads(n_rows * w.n_in() * w.n_out(), threads);
   switch (w.dtype()) {
     case DType::kBF16:
       return MatMulOf<Bf16>(x, w, job, threads);

@@ -6,6 +6,8 @@
 // that wants another policy has to start again with the variable set.
 #pragma once
 
+#include <cstdint>
+
 namespace lexico::kernels::cpu {
 
 // Turns of the waiting loop before a thread sleeps: tens of microseconds, longer than the gaps
@@ -16,5 +18,11 @@ inline constexpr const char* kSpinCount = "2000";
 // GOMP_SPINCOUNT is set, sets GOMP_SPINCOUNT and executes this program again in this process, with
 // the same arguments; otherwise, or if that fails (no /proc), returns: only speed is at stake.
 void EnsureShortSpin(char** argv);
+
+// Threads for that many multiply-adds: one below about ten microseconds of work, which is what it
+// costs to wake another.
+inline int UsefulThreads(int64_t products, int threads) {
+  return products < (1 << 17) ? 1 : threads;
+}
 
 }  // namespace lexico::kernels::cpu

@@ -5,12 +5,14 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <random>
 #include <vector>
 
 #include "kernels/api/dense_attention.h"
+#include "kernels/cpu/convert.h"
 #include "kernels/cpu/dense_attention_definition.h"
 #include "tests/kernels/code_fixtures.h"
 #include "tests/support/compare.h"
@@ -68,6 +70,27 @@ class Problem {
         MutableTensorView(magnitude.data(), {static_cast<int64_t>(magnitude.size())}));
     const std::vector<float> actual = Run(first, n);
     EXPECT_TRUE(IsClose(View(actual), View(expected), View(magnitude), kUlps));
+  }
+
+  std::vector<float> RunBf16(int64_t first, int64_t n) const {
+    std::vector<float> out(n * query_size(), kNan);
+    cpu::PrefillAttentionBf16(Args(first, n, out), 2);
+    return out;
+  }
+
+  // Rounding of q, k, v and the exponentials to BF16 is 2^-9 each, 2^16 units of F32 in all at
+  // most, relative to the same magnitudes.
+  void ExpectBf16MatchesDefinition(int64_t first, int64_t n) const {
+    SCOPED_TRACE(fmt::format("{} queries {} .. {}", shape_.Text(), first, first + n));
+    std::vector<float> expected(n * query_size());
+    std::vector<float> magnitude(expected.size());
+    cpu::definition::PrefillAttention(
+        Args(first, n, expected),
+        MutableTensorView(magnitude.data(), {static_cast<int64_t>(magnitude.size())}));
+    const std::vector<float> actual = RunBf16(first, n);
+    EXPECT_TRUE(IsClose(View(actual), View(expected), View(magnitude), 65536));
+    const std::vector<float> again = RunBf16(first, n);
+    EXPECT_TRUE(SameBits(View(again), View(actual)));
   }
 
   TensorView View(const std::vector<float>& x) const {
@@ -194,6 +217,61 @@ TEST(PrefillAttentionTest, KeysPastTheChunkAreNotRead) {
   std::fill(problem.v.begin() + 10 * 8, problem.v.end(), kNan);
   const std::vector<float> poisoned = problem.Run(0, 10);
   EXPECT_TRUE(SameBits(problem.View(poisoned), problem.View(clean)));
+}
+
+TEST(SoftmaxRowBf16Test, MatchesExponentialsAndKeepsRunningMaximumAndSum) {
+  std::mt19937 random(400);
+  for (const int64_t visible : {0, 1, 7, 8, 33, 64}) {
+    const std::vector<float> scores = RandomNormal(64, random, 4.0f);
+    float max = 1.5f;
+    float sum = 2.0f;
+    std::vector<uint16_t> weights(64, 0xffff);
+    const float factor =
+        cpu::SoftmaxRowBf16(scores.data(), 64, visible, &max, &sum, weights.data());
+    double expected_max = 1.5;
+    for (int64_t i = 0; i < visible; ++i) expected_max = std::fmax(expected_max, scores[i]);
+    EXPECT_EQ(max, static_cast<float>(expected_max)) << visible;
+    EXPECT_NEAR(factor, std::exp2(1.5 - expected_max), 1e-6) << visible;
+    double expected_sum = 2.0 * factor;
+    for (int64_t i = 0; i < 64; ++i) {
+      const double weight = i < visible ? std::exp2(scores[i] - expected_max) : 0.0;
+      EXPECT_NEAR(cpu::Bf16ToFloat(weights[i]), weight, weight / 256) << visible << " " << i;
+      expected_sum += cpu::Bf16ToFloat(weights[i]);
+    }
+    EXPECT_NEAR(sum, expected_sum, 1e-5 * expected_sum) << visible;
+  }
+}
+
+TEST(SoftmaxRowBf16Test, NanStaysNan) {
+  const float scores[] = {1.0f, std::bit_cast<float>(0x7fffffffu), 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
+                          0.0f};
+  float max = -kInfinity;
+  float sum = 0;
+  uint16_t weights[8];
+  cpu::SoftmaxRowBf16(scores, 8, 8, &max, &sum, weights);
+  EXPECT_TRUE(std::isnan(cpu::Bf16ToFloat(weights[1])));
+  EXPECT_TRUE(std::isnan(sum));
+}
+
+// Runs where oneDNN may use AVX512_BF16 or AMX (ONEDNN_MAX_CPU_ISA hides the better of them).
+TEST(PrefillAttentionBf16Test, IsWithinBf16RoundingOfTheDefinition) {
+  if (cpu::Bf16Unit() == cpu::Bf16UnitKind::kNone)
+    GTEST_SKIP() << "this CPU has neither AVX512_BF16 nor AMX";
+  Problem({2, 4, 128, 700}, 401).ExpectBf16MatchesDefinition(600, 100);
+  Problem({1, 2, 64, 530}, 402).ExpectBf16MatchesDefinition(0, 530);
+  Problem({2, 3, 8, 40}, 403).ExpectBf16MatchesDefinition(0, 40);
+  Problem({1, 1, 16, 5}, 404).ExpectBf16MatchesDefinition(4, 1);
+}
+
+TEST(PrefillAttentionBf16Test, NanInLaterTokensDoesNotLeak) {
+  if (cpu::Bf16Unit() == cpu::Bf16UnitKind::kNone)
+    GTEST_SKIP() << "this CPU has neither AVX512_BF16 nor AMX";
+  Problem problem({2, 2, 16, 100}, 405);
+  for (std::vector<float>* side : {&problem.k, &problem.v})
+    std::fill(side->begin() + 60 * problem.key_size(), side->end(), kNan);
+  const std::vector<float> out = problem.RunBf16(0, 100);
+  for (size_t i = 0; i < out.size(); ++i)
+    EXPECT_EQ(std::isnan(out[i]), static_cast<int64_t>(i) >= 60 * problem.query_size()) << i;
 }
 
 TEST(PrefillAttentionDeathTest, TooFewKeysAbort) {
