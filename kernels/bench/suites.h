@@ -5,7 +5,11 @@
 
 namespace lexico::kernels::bench {
 
+void DenseAttentionSuite(Bench& bench);
+void ElementwiseSuite(Bench& bench);
+void MatMulSuite(Bench& bench);
 void OmpEncodeSuite(Bench& bench);
+void PrefillAttentionSuite(Bench& bench);
 void SparseAttentionSuite(Bench& bench);
 
 struct Suite {
@@ -16,6 +20,10 @@ struct Suite {
 inline constexpr Suite kSuites[] = {
     {"omp_encode", OmpEncodeSuite},
     {"sparse_attention", SparseAttentionSuite},
+    {"matmul", MatMulSuite},
+    {"dense_attention", DenseAttentionSuite},
+    {"prefill_attention", PrefillAttentionSuite},
+    {"elementwise", ElementwiseSuite},
 };
 
 }  // namespace lexico::kernels::bench
