@@ -141,7 +141,7 @@ INSTANTIATE_TEST_SUITE_P(All, TinyModelTest,
                          testing::Values("llama_gqa_hd8_f32", "llama_mqa_hd16_bf16_llama3_tied",
                                          "llama_mha_hd64_f16_linear", "llama_sharded_f32",
                                          "mistral_bf16", "qwen2_bias_f32_tied"),
-                         [](const auto& info) { return std::string(info.param); });
+                         [](const auto& model) { return std::string(model.param); });
 
 // Where ../shared of the source folder, or LEXICO_SHARED_DIR, has the checkpoint.
 std::string StoriesDir() {

@@ -50,10 +50,13 @@ TEST(StopMatcherTest, ARepeatedBeginningDoesNotHideTheMatch) {
   EXPECT_TRUE(matcher.matched());
 }
 
-TEST(StopMatcherTest, TheOneThatBeginsFirstWins) {
-  StopMatcher matcher({"cd", "bcde", "b"});
-  EXPECT_EQ(matcher.Feed("abcde"), "a");
-  EXPECT_EQ(matcher.matched_string(), "bcde");
+TEST(StopMatcherTest, TheOneThatIsCompleteFirstWinsAndOfSeveralTheLongest) {
+  StopMatcher longest({"cd", "bcd", "d"});
+  EXPECT_EQ(longest.Feed("abcde"), "a");
+  EXPECT_EQ(longest.matched_string(), "bcd");
+  StopMatcher first({"bcd", "c"});
+  EXPECT_EQ(first.Feed("abcde"), "ab");
+  EXPECT_EQ(first.matched_string(), "c");
 }
 
 // Against the whole text at once, over random texts, stop strings and cuts.
@@ -67,7 +70,14 @@ TEST(StopMatcherTest, AnyCuttingShowsTheTextBeforeTheFirstStop) {
   for (int round = 0; round < 3000; ++round) {
     const std::vector<std::string> stops = {word(5), word(5)};
     const std::string text = word(30);
-    const size_t end = std::min({text.find(stops[0]), text.find(stops[1]), text.size()});
+    // (end, begin) of the match that must win.
+    std::pair<size_t, size_t> wanted(std::string::npos, text.size());
+    for (const std::string& stop : stops) {
+      const size_t begin = text.find(stop);
+      if (begin == std::string::npos) continue;
+      wanted = std::min(wanted, {begin + stop.size(), begin});
+    }
+    const size_t end = wanted.second;
     StopMatcher matcher(stops);
     std::string shown;
     for (size_t i = 0; i < text.size();) {

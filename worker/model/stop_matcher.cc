@@ -13,10 +13,14 @@ std::string StopMatcher::Feed(std::string_view piece) {
   if (matched()) return "";
   pending_ += piece;
   size_t first = std::string::npos;
+  size_t first_end = std::string::npos;
   for (size_t i = 0; i < stops_.size(); ++i) {
     const size_t place = pending_.find(stops_[i]);
-    if (place < first) {
+    if (place == std::string::npos) continue;
+    const size_t end = place + stops_[i].size();
+    if (end < first_end || (end == first_end && place < first)) {
       first = place;
+      first_end = end;
       matched_ = static_cast<int>(i);
     }
   }

@@ -14,8 +14,9 @@ class StopMatcher {
   explicit StopMatcher(std::vector<std::string> stops);
 
   // Takes the next piece and returns the text that may be shown now. Once matched() the text before
-  // the stop string has been returned, and Feed returns "" for good. When several strings match,
-  // the one that begins first ends the text.
+  // the stop string has been returned, and Feed returns "" for good. The string that
+  // is complete first ends the text, and of several the longest: the answer does not depend on how
+  // the text was cut into pieces.
   std::string Feed(std::string_view piece);
   // The end of the text: what was held back.
   std::string Flush();

@@ -1,0 +1,92 @@
+// A pool, a small layout and random rows: what tests of worker/kv build sessions from.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "kernels/api/dictionary.h"
+#include "worker/kv/session_kv.h"
+
+namespace lexico::worker {
+
+class KvTest : public testing::Test {
+ protected:
+  static constexpr int kLayers = 3;
+  static constexpr int kHeads = 2;
+  static constexpr int kHeadDim = 16;
+  static constexpr int kAtoms = 48;
+  static constexpr int kRowDim = kHeads * kHeadDim;
+
+  KvTest() : stream_(kernels::Stream::Cpu(1)), pool_(*PagePool::Create(64 << 18, 1 << 18)) {
+    for (int layer = 0; layer < kLayers; ++layer) {
+      dictionaries_.push_back({RandomDictionary(), RandomDictionary()});
+    }
+  }
+  ~KvTest() override { EXPECT_EQ(pool_->usage().used_blocks, 0) << "a block leaked"; }
+
+  static KvLayout Layout(const std::string& profile, kernels::DType type = kernels::DType::kBF16) {
+    const KvShape shape{
+        .n_layers = kLayers, .n_kv_heads = kHeads, .head_dim = kHeadDim, .cache_type = type};
+    return MakeKvLayout(shape, *ParseProfile(profile), kAtoms);
+  }
+  KvIdentity Identity() const {
+    KvIdentity identity;
+    identity.model.bytes[0] = 1;
+    identity.dictionary.bytes[0] = 2;
+    identity.tokenizer.bytes[0] = 3;
+    return identity;
+  }
+  std::unique_ptr<SessionKv> Open(const KvLayout& layout) {
+    return *SessionKv::Create(pool_.get(), layout, MakeChainScope(layout, Identity(), "tenant"));
+  }
+
+  std::vector<float> RandomRows(int64_t n_rows) {
+    std::normal_distribution<float> normal(0, 1);
+    std::vector<float> rows(n_rows * kRowDim);
+    // Exact in BF16, so that rounding changes nothing and rows can be compared.
+    for (float& x : rows) x = std::round(normal(random_) * 16) / 16;
+    return rows;
+  }
+  // Decodes `n` tokens with random rows.
+  void Decode(SessionKv& kv, int n) {
+    for (int i = 0; i < n; ++i) {
+      const auto id = static_cast<int32_t>(random_() % 50);
+      kv.AddPending({&id, 1});
+      ASSERT_TRUE(kv.ReserveRow().ok());
+      for (int layer = 0; layer < kLayers; ++layer) {
+        const std::vector<float> k = RandomRows(1);
+        const std::vector<float> v = RandomRows(1);
+        ASSERT_TRUE(kv.WriteRow(layer, k.data(), v.data()));
+      }
+      kv.CommitRow();
+      ASSERT_TRUE(kv.CodeAhead(dictionaries_, stream_, scratch_).ok());
+    }
+  }
+
+  std::shared_ptr<const kernels::PreparedDictionary> RandomDictionary() {
+    std::normal_distribution<float> normal(0, 1);
+    std::vector<float> rows(kAtoms * kHeadDim);
+    for (int i = 0; i < kAtoms; ++i) {
+      double sum = 0;
+      for (int j = 0; j < kHeadDim; ++j) {
+        rows[i * kHeadDim + j] = normal(random_);
+        sum += rows[i * kHeadDim + j] * rows[i * kHeadDim + j];
+      }
+      for (int j = 0; j < kHeadDim; ++j)
+        rows[i * kHeadDim + j] /= static_cast<float>(std::sqrt(sum));
+    }
+    return *kernels::PrepareDictionary({rows.data(), {kAtoms, kHeadDim}}, stream_);
+  }
+
+  kernels::Stream stream_;
+  std::mt19937_64 random_{7};
+  std::unique_ptr<PagePool> pool_;
+  std::vector<LayerDictionaries> dictionaries_;
+  CoderScratch scratch_;
+};
+
+}  // namespace lexico::worker

@@ -1,0 +1,229 @@
+#include <cstring>
+
+#include "tests/support/status_matchers.h"
+#include "tests/worker/kv_fixture.h"
+#include "worker/kv/snapshot.h"
+
+namespace lexico::worker {
+namespace {
+
+using absl::StatusCode;
+using tests::IsOk;
+using tests::StatusIs;
+
+class SnapshotTest : public KvTest {
+ protected:
+  // A manifest as the service completes it.
+  static store::Manifest Complete(store::Manifest manifest) {
+    manifest.session_id = "s";
+    return manifest;
+  }
+  SessionSnapshot Export(const SessionKv& kv) {
+    SessionSnapshot snapshot = ExportSession(pool_.get(), kv, true);
+    snapshot.manifest = Complete(std::move(snapshot.manifest));
+    return snapshot;
+  }
+  absl::StatusOr<std::unique_ptr<SessionImport>> Begin(const KvLayout& layout,
+                                                       const store::Manifest& manifest) {
+    return SessionImport::Begin(pool_.get(), layout, Identity(), manifest);
+  }
+  static absl::Status GivePage(SessionImport& import, int64_t index, const PageExport& page) {
+    const auto payload = page.payload();
+    std::memcpy(import.page_buffer(index).data(), payload.data(), payload.size());
+    const auto header = store::DecodeHeader(store::EncodeHeader(page.header, payload));
+    return import.AcceptPage(index, *header);
+  }
+  static absl::Status GiveWindow(SessionImport& import, int layer, const WindowExport& window) {
+    EXPECT_EQ(import.window_buffer(layer).size(), window.payload.size());
+    std::memcpy(import.window_buffer(layer).data(), window.payload.data(), window.payload.size());
+    const auto header = store::DecodeHeader(store::EncodeHeader(window.header, window.payload));
+    return import.AcceptWindow(layer, *header);
+  }
+  static void GiveAll(SessionImport& import, const SessionSnapshot& snapshot) {
+    for (size_t i = 0; i < snapshot.pages.size(); ++i) {
+      ASSERT_THAT(GivePage(import, static_cast<int64_t>(i), snapshot.pages[i]), IsOk());
+    }
+    for (size_t i = 0; i < snapshot.windows.size(); ++i) {
+      ASSERT_THAT(GiveWindow(import, static_cast<int>(i), snapshot.windows[i]), IsOk());
+    }
+  }
+  static void ExpectSame(const SessionKv& a, const SessionKv& b) {
+    ASSERT_EQ(a.n_tokens(), b.n_tokens());
+    ASSERT_EQ(a.n_pages(), b.n_pages());
+    EXPECT_TRUE(std::equal(a.log().begin(), a.log().end(), b.log().begin(), b.log().end()));
+    EXPECT_EQ(std::vector(a.segments().begin(), a.segments().end()),
+              std::vector(b.segments().begin(), b.segments().end()));
+    const size_t window_bytes = a.window_rows() * a.layout().shape.row_bytes();
+    for (int layer = 0; layer < kLayers; ++layer) {
+      for (int64_t page = 0; page < a.n_pages(); ++page) {
+        EXPECT_EQ(0,
+                  std::memcmp(a.pages(layer)[page], b.pages(layer)[page], a.layout().page_bytes()));
+        EXPECT_EQ(a.page_error(page, layer).v, b.page_error(page, layer).v);
+      }
+      const auto wa = a.window(layer, a.window_rows());
+      const auto wb = b.window(layer, b.window_rows());
+      EXPECT_EQ(0, std::memcmp(wa.k, wb.k, window_bytes));
+      EXPECT_EQ(0, std::memcmp(wa.v, wb.v, window_bytes));
+    }
+    EXPECT_EQ(a.WindowChain().state, b.WindowChain().state);
+  }
+};
+
+TEST_F(SnapshotTest, ASessionComesBackBitForBit) {
+  for (const char* profile : {"dense", "paper-s4"}) {
+    for (const int n : {1, 127, 159, 160, 177, 300}) {
+      const KvLayout layout = Layout(profile);
+      auto kv = Open(layout);
+      Decode(*kv, n);
+      const std::vector<int32_t> pending = {4, 5};
+      kv->AddPending(pending);
+      const SessionSnapshot snapshot = Export(*kv);
+      ASSERT_THAT(store::CheckManifest(snapshot.manifest), IsOk());
+      auto import = Begin(layout, snapshot.manifest);
+      ASSERT_THAT(import, IsOk());
+      GiveAll(**import, snapshot);
+      const SessionImport::Result result = (*import)->Finish();
+      EXPECT_EQ(result.n_lost_tokens, 0);
+      ExpectSame(*kv, *result.kv);
+      EXPECT_EQ(result.kv->pending().size(), 2u);
+    }
+  }
+}
+
+TEST_F(SnapshotTest, KeysAreThoseOfTheSessionWhateverItsHistoryOfSnapshots) {
+  const KvLayout layout = Layout("paper-s4");
+  auto kv = Open(layout);
+  Decode(*kv, 200);
+  auto import = Begin(layout, Export(*kv).manifest);
+  GiveAll(**import, Export(*kv));
+  auto restored = (*import)->Finish();
+  // The same tokens with the same rows from here on.
+  random_.seed(99);
+  Decode(*kv, 100);
+  random_.seed(99);
+  Decode(*restored.kv, 100);
+  EXPECT_EQ(Export(*kv).manifest, Export(*restored.kv).manifest);
+}
+
+TEST_F(SnapshotTest, OtherTenantsHaveOtherKeys) {
+  const KvLayout layout = Layout("paper-s4");
+  auto ours = Open(layout);
+  Decode(*ours, 200);
+  auto theirs =
+      *SessionKv::Create(pool_.get(), layout, MakeChainScope(layout, Identity(), "another"));
+  random_.seed(7);
+  Decode(*theirs, 200);
+  EXPECT_NE(Export(*ours).manifest.page_keys[0], Export(*theirs).manifest.page_keys[0]);
+}
+
+TEST_F(SnapshotTest, AMissingPageLeavesTheTokensFromItOnPending) {
+  const KvLayout layout = Layout("paper-s4");
+  auto kv = Open(layout);
+  Decode(*kv, 300);  // 5 pages a layer
+  const SessionSnapshot snapshot = Export(*kv);
+  auto import = Begin(layout, snapshot.manifest);
+  ASSERT_THAT(import, IsOk());
+  for (size_t i = 0; i < snapshot.pages.size(); ++i) {
+    if (i == 3 * kLayers + 1) continue;
+    ASSERT_THAT(GivePage(**import, static_cast<int64_t>(i), snapshot.pages[i]), IsOk());
+  }
+  const SessionImport::Result result = (*import)->Finish();
+  EXPECT_EQ(result.kv->n_pages(), 3);
+  EXPECT_EQ(result.kv->n_tokens(), 96);
+  EXPECT_EQ(result.kv->pending().size(), 204u);
+  EXPECT_EQ(result.n_lost_tokens, 204);
+  EXPECT_EQ(result.kv->memory().code_bytes + result.kv->memory().window_bytes +
+                kv->memory().code_bytes + kv->memory().window_bytes,
+            pool_->usage().used_bytes);
+}
+
+TEST_F(SnapshotTest, WithoutItsWindowTheNewestTokensArePending) {
+  const KvLayout layout = Layout("dense");
+  auto kv = Open(layout);
+  Decode(*kv, 170);
+  SessionSnapshot snapshot = ExportSession(pool_.get(), *kv, false);
+  snapshot.manifest = Complete(snapshot.manifest);
+  EXPECT_TRUE(snapshot.manifest.window_keys.empty());
+  auto import = Begin(layout, snapshot.manifest);
+  ASSERT_THAT(import, IsOk());
+  GiveAll(**import, snapshot);
+  const auto result = (*import)->Finish();
+  EXPECT_EQ(result.kv->n_tokens(), 32);
+  EXPECT_EQ(result.kv->pending().size(), 138u);
+}
+
+TEST_F(SnapshotTest, DamagedAndForeignPagesAreRefused) {
+  const KvLayout layout = Layout("paper-s4");
+  auto kv = Open(layout);
+  Decode(*kv, 200);
+  const SessionSnapshot snapshot = Export(*kv);
+  auto import = Begin(layout, snapshot.manifest);
+  ASSERT_THAT(import, IsOk());
+  EXPECT_THAT(GivePage(**import, 0, snapshot.pages[1]),
+              StatusIs(StatusCode::kFailedPrecondition, "key"));
+  const auto payload = snapshot.pages[0].payload();
+  std::memcpy((*import)->page_buffer(0).data(), payload.data(), payload.size());
+  (*import)->page_buffer(0)[7] ^= 1;
+  const auto header = store::DecodeHeader(store::EncodeHeader(snapshot.pages[0].header, payload));
+  EXPECT_THAT((*import)->AcceptPage(0, *header), StatusIs(StatusCode::kDataLoss, "crc32c"));
+  const auto result = (*import)->Finish();
+  EXPECT_EQ(result.kv->n_tokens(), 0);
+  EXPECT_EQ(result.kv->pending().size(), 200u);
+}
+
+TEST_F(SnapshotTest, AnotherModelOrProfileIsFailedPrecondition) {
+  const KvLayout layout = Layout("paper-s4");
+  auto kv = Open(layout);
+  Decode(*kv, 10);
+  store::Manifest manifest = Export(*kv).manifest;
+  EXPECT_THAT(Begin(Layout("paper-s8"), manifest),
+              StatusIs(StatusCode::kFailedPrecondition, "profile paper-s4"));
+  manifest.model.bytes[3] ^= 1;
+  EXPECT_THAT(Begin(layout, manifest),
+              StatusIs(StatusCode::kFailedPrecondition, "model fingerprint"));
+  manifest = Export(*kv).manifest;
+  manifest.dictionary.bytes[3] ^= 1;
+  EXPECT_THAT(Begin(layout, manifest),
+              StatusIs(StatusCode::kFailedPrecondition, "dictionary fingerprint"));
+}
+
+TEST_F(SnapshotTest, AManifestWhoseKeysDoNotFollowFromItsTokensIsDataLoss) {
+  const KvLayout layout = Layout("paper-s4");
+  auto kv = Open(layout);
+  Decode(*kv, 200);
+  store::Manifest manifest = Export(*kv).manifest;
+  manifest.tokens[3] ^= 1;
+  EXPECT_THAT(Begin(layout, manifest), StatusIs(StatusCode::kDataLoss, "names page 0"));
+  manifest = Export(*kv).manifest;
+  manifest.tokens[199] ^= 1;
+  EXPECT_THAT(Begin(layout, manifest), StatusIs(StatusCode::kDataLoss, "names a window"));
+  manifest = Export(*kv).manifest;
+  manifest.window_keys[2].bytes[0] ^= 1;
+  EXPECT_THAT(Begin(layout, manifest), StatusIs(StatusCode::kDataLoss, "window of layer 2"));
+}
+
+TEST_F(SnapshotTest, AFullPoolRefusesAnImportAndKeepsNothing) {
+  const KvLayout layout = Layout("dense");
+  auto kv = Open(layout);
+  Decode(*kv, 2000);
+  const store::Manifest manifest = Export(*kv).manifest;
+  auto small = *PagePool::Create(1 << 18, 1 << 18);
+  EXPECT_THAT(SessionImport::Begin(small.get(), layout, Identity(), manifest),
+              StatusIs(StatusCode::kResourceExhausted, "to restore the session"));
+  EXPECT_EQ(small->usage().used_blocks, 0);
+}
+
+TEST_F(SnapshotTest, PagesOutliveTheSessionTheyCameFrom) {
+  auto kv = Open(Layout("paper-s4"));
+  Decode(*kv, 200);
+  SessionSnapshot snapshot = Export(*kv);
+  const std::vector<uint8_t> before(snapshot.pages[2].payload().begin(),
+                                    snapshot.pages[2].payload().end());
+  kv.reset();
+  auto other = Open(Layout("paper-s4"));
+  Decode(*other, 300);
+  EXPECT_TRUE(std::equal(before.begin(), before.end(), snapshot.pages[2].payload().begin()));
+}
+
+}  // namespace
+}  // namespace lexico::worker

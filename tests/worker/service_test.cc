@@ -1,0 +1,460 @@
+// The worker service over gRPC in this process: the embedded model, a real engine, a fake store.
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <thread>
+
+#include "absl/time/clock.h"
+#include "proto/rpc/channel.h"
+#include "proto/rpc/server.h"
+#include "proto/rpc/status_map.h"
+#include "tests/support/status_matchers.h"
+#include "tests/worker/service_fake_store.h"
+#include "worker/service/session_service.h"
+
+namespace lexico::worker {
+namespace {
+
+using absl::StatusCode;
+using tests::FakeStoreClient;
+using tests::IsOk;
+using tests::StatusIs;
+
+const std::string kModelDir = "models/lexico-20m";  // tests run at the root of the repository
+
+struct Model {
+  std::shared_ptr<const Transformer> transformer;
+  std::shared_ptr<const ModelDictionary> dictionary;
+  TextModel text;
+};
+
+const Model& EmbeddedModel() {
+  static const Model& model = *[] {
+    auto* m = new Model;
+    const auto stream = kernels::Stream::Cpu(2);
+    m->transformer = *Transformer::Load(kModelDir, stream);
+    m->dictionary =
+        *ModelDictionary::Load(*FindDefaultDictionary(kModelDir), m->transformer->config(),
+                               m->transformer->fingerprint(), stream);
+    m->text = *LoadTextModel(kModelDir, m->transformer->config());
+    return m;
+  }();
+  return model;
+}
+
+// A worker process without its process.
+class TestWorker {
+ public:
+  TestWorker(const std::string& id, FakeStoreClient* client) : metrics_("worker") {
+    EngineOptions options;
+    options.kv_memory_bytes = size_t{64} << 20;
+    options.tokenizer = EmbeddedModel().text.tokenizer->fingerprint();
+    if (client != nullptr) {
+      writer_ = std::make_unique<PageWriter>(client, &metrics_, size_t{8} << 20);
+      options.page_sink = [this](const std::string& session, std::vector<PageExport> pages) {
+        writer_->Push(session, std::move(pages));
+      };
+    }
+    engine_ = *Engine::Create(options, EmbeddedModel().transformer, EmbeddedModel().dictionary,
+                              kernels::Stream::Cpu(2), base::Clock::Real(), &metrics_);
+    if (client != nullptr) {
+      store_ = std::make_unique<SessionStore>(client, writer_.get(), engine_.get(), &table_,
+                                              "lexico-20m", &metrics_);
+    }
+    context_.worker_id = id;
+    context_.model.set_name("lexico-20m");
+    context_.max_positions = EmbeddedModel().transformer->config().max_positions;
+    context_.text = &EmbeddedModel().text;
+    context_.engine = engine_.get();
+    context_.table = &table_;
+    context_.store = store_.get();
+    context_.metrics = &metrics_;
+    service_ = std::make_unique<SessionService>(context_);
+    server_ = *rpc::Server::Start("127.0.0.1:0", {service_.get()});
+    stub_ = v1::WorkerService::NewStub(
+        *rpc::MakeChannel("127.0.0.1:" + std::to_string(server_->port())));
+  }
+
+  v1::WorkerService::Stub& stub() { return *stub_; }
+  SessionService& service() { return *service_; }
+  PageWriter& writer() { return *writer_; }
+
+  template <typename Request, typename Response>
+  absl::StatusOr<Response> Call(grpc::Status (v1::WorkerService::Stub::*method)(
+                                    grpc::ClientContext*, const Request&, Response*),
+                                const Request& request) {
+    grpc::ClientContext context;
+    rpc::SetTimeout(context, absl::Seconds(30));
+    Response response;
+    const absl::Status status = rpc::FromGrpc((*stub_.*method)(&context, request, &response));
+    if (!status.ok()) return status;
+    return response;
+  }
+  absl::StatusOr<v1::Session> Open(const std::string& id, uint64_t epoch) {
+    v1::OpenSessionRequest request;
+    request.set_session_id(id);
+    request.set_epoch(epoch);
+    return Call(&v1::WorkerService::Stub::OpenSession, request);
+  }
+  absl::StatusOr<v1::Session> AtEpoch(
+      grpc::Status (v1::WorkerService::Stub::*method)(grpc::ClientContext*,
+                                                      const v1::SessionAtEpoch&, v1::Session*),
+      const std::string& id, uint64_t epoch) {
+    v1::SessionAtEpoch request;
+    request.set_session_id(id);
+    request.set_epoch(epoch);
+    return Call(method, request);
+  }
+  absl::StatusOr<v1::Session> Describe(const std::string& id, uint64_t epoch) {
+    return AtEpoch(&v1::WorkerService::Stub::Describe, id, epoch);
+  }
+  absl::StatusOr<v1::Session> Offload(const std::string& id, uint64_t epoch) {
+    return AtEpoch(&v1::WorkerService::Stub::Offload, id, epoch);
+  }
+  absl::StatusOr<v1::Session> Restore(const std::string& id, uint64_t epoch) {
+    v1::RestoreRequest request;
+    request.set_session_id(id);
+    request.set_epoch(epoch);
+    return Call(&v1::WorkerService::Stub::Restore, request);
+  }
+  absl::StatusOr<v1::AppendTextResponse> Append(const std::string& id, uint64_t epoch,
+                                                const std::string& text) {
+    grpc::ClientContext context;
+    v1::AppendTextResponse response;
+    const auto writer = stub_->Append(&context, &response);
+    v1::WorkerAppendRequest request;
+    request.mutable_session()->set_session_id(id);
+    request.mutable_session()->set_epoch(epoch);
+    request.set_text(text);
+    writer->Write(request);
+    writer->WritesDone();
+    const absl::Status status = rpc::FromGrpc(writer->Finish());
+    if (!status.ok()) return status;
+    return response;
+  }
+
+ private:
+  base::Metrics metrics_;
+  std::unique_ptr<PageWriter> writer_;
+  std::unique_ptr<Engine> engine_;
+  SessionTable table_;
+  std::unique_ptr<SessionStore> store_;
+  ServiceContext context_;
+  std::unique_ptr<SessionService> service_;
+  std::unique_ptr<rpc::Server> server_;
+  std::unique_ptr<v1::WorkerService::Stub> stub_;
+};
+
+struct Answer {
+  absl::Status status;
+  std::vector<v1::GenerateEvent> events;
+  std::vector<int32_t> ids;
+  std::string text;
+  v1::GenerateEvent::Finished finished;
+};
+
+v1::RunRequest MakeRun(const std::string& id, uint64_t epoch, int max_new_tokens) {
+  v1::RunRequest run;
+  run.mutable_session()->set_session_id(id);
+  run.mutable_session()->set_epoch(epoch);
+  run.mutable_request()->set_session_id(id);
+  run.mutable_request()->set_prompt("Tell me about the sea.");
+  run.mutable_request()->set_max_new_tokens(max_new_tokens);
+  run.mutable_request()->set_ignore_end_tokens(true);
+  run.mutable_request()->mutable_sampling()->set_seed(9);
+  return run;
+}
+
+Answer Run(TestWorker& worker, const v1::RunRequest& request,
+           const std::function<bool(const v1::GenerateEvent&)>& on_event = nullptr) {
+  Answer answer;
+  grpc::ClientContext context;
+  rpc::SetTimeout(context, absl::Seconds(60));
+  const auto reader = worker.stub().Run(&context, request);
+  v1::GenerateEvent event;
+  while (reader->Read(&event)) {
+    answer.events.push_back(event);
+    if (event.has_token()) {
+      answer.ids.push_back(event.token().id());
+      answer.text += event.token().text();
+    }
+    if (event.has_finished()) answer.finished = event.finished();
+    if (on_event && !on_event(event)) context.TryCancel();
+  }
+  answer.status = rpc::FromGrpc(reader->Finish());
+  return answer;
+}
+
+bool Eventually(const std::function<bool()>& condition) {
+  for (int i = 0; i < 1000; ++i) {
+    if (condition()) return true;
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  return false;
+}
+
+std::string Document() {
+  std::string text;
+  for (int i = 0; i < 30; ++i) {
+    text += "The lamp on pier " + std::to_string(i) + " was lit before the boats came in. ";
+  }
+  return text;
+}
+
+class ServiceTest : public testing::Test {
+ protected:
+  FakeStoreClient store_;
+  TestWorker worker_{"w1", &store_};
+  TestWorker other_{"w2", &store_};
+};
+
+TEST_F(ServiceTest, FinishedCallsAreInTheStoreBeforeTheyAreAnswered) {
+  ASSERT_THAT(worker_.Open("s", 1), IsOk());
+  const auto appended = worker_.Append("s", 1, Document());
+  ASSERT_THAT(appended, IsOk());
+  EXPECT_EQ(appended->session().n_durable_tokens(), appended->session().n_tokens());
+  EXPECT_EQ(static_cast<int64_t>(store_.ManifestOf("s").tokens.size()),
+            appended->session().n_tokens());
+  const Answer answer = Run(worker_, MakeRun("s", 1, 5));
+  ASSERT_THAT(answer.status, IsOk());
+  EXPECT_GT(static_cast<int64_t>(store_.ManifestOf("s").tokens.size()),
+            appended->session().n_tokens() + 5);
+  EXPECT_EQ(store_.ManifestOf("s").epoch, 1u);
+  EXPECT_EQ(store_.ManifestOf("s").model_name, "lexico-20m");
+}
+
+TEST_F(ServiceTest, OffloadedSessionGoesOnElsewhereBitForBit) {
+  for (const char* id : {"s", "control"}) {
+    ASSERT_THAT(worker_.Open(id, 1), IsOk());
+    ASSERT_THAT(worker_.Append(id, 1, Document()), IsOk());
+  }
+  const Answer expected = Run(worker_, MakeRun("control", 1, 20));
+  ASSERT_THAT(expected.status, IsOk());
+  const auto offloaded = worker_.Offload("s", 1);
+  ASSERT_THAT(offloaded, IsOk());
+  EXPECT_EQ(offloaded->state(), v1::SESSION_STATE_OFFLOADED);
+  EXPECT_THAT(worker_.Describe("s", 1), StatusIs(StatusCode::kNotFound, "s"));
+  const auto restored = other_.Restore("s", 2);
+  ASSERT_THAT(restored, IsOk());
+  EXPECT_EQ(restored->epoch(), 2u);
+  EXPECT_EQ(restored->n_tokens(), offloaded->n_tokens());
+  EXPECT_EQ(store_.ManifestOf("s").epoch, 2u);  // the former owner is fenced
+  const Answer answer = Run(other_, MakeRun("s", 2, 20));
+  ASSERT_THAT(answer.status, IsOk());
+  EXPECT_EQ(answer.ids, expected.ids);
+  EXPECT_EQ(answer.finished.usage().n_context_tokens(),
+            expected.finished.usage().n_context_tokens());
+}
+
+TEST_F(ServiceTest, LostAndUnsealedTokensArePrefilledAgain) {
+  ASSERT_THAT(worker_.Open("s", 1), IsOk());
+  const auto appended = worker_.Append("s", 1, Document());
+  ASSERT_THAT(appended, IsOk());
+  ASSERT_TRUE(Eventually([&] { return worker_.writer().pages_behind() == 0; }));
+  const int64_t n_sealed = appended->session().n_sealed_tokens();
+  ASSERT_GE(n_sealed, 96);
+  // As after a crash: no window, and the third page of one layer is gone.
+  store_.LosePages([](const store::PageHeader& header) {
+    return header.layer == 3 && header.first_token == 64;
+  });
+  const auto restored = other_.Restore("s", 2);
+  ASSERT_THAT(restored, IsOk());
+  EXPECT_EQ(restored->n_tokens(), appended->session().n_tokens());
+  EXPECT_EQ(restored->n_sealed_tokens(), 64);
+  const Answer answer = Run(other_, MakeRun("s", 2, 5));
+  ASSERT_THAT(answer.status, IsOk());
+  EXPECT_EQ(answer.finished.usage().n_context_tokens(), 64);
+  EXPECT_EQ(other_.Describe("s", 2)->n_sealed_tokens() >= n_sealed, true);
+}
+
+TEST_F(ServiceTest, InterruptedCallGoesOnWhereItsClientIs) {
+  for (const char* id : {"s", "control"}) ASSERT_THAT(worker_.Open(id, 1), IsOk());
+  const Answer whole = Run(worker_, MakeRun("control", 1, 12));
+  ASSERT_THAT(whole.status, IsOk());
+  v1::RunRequest request = MakeRun("s", 1, 12);
+  request.mutable_resume_ids()->Assign(whole.ids.begin(), whole.ids.begin() + 5);
+  const Answer rest = Run(worker_, request);
+  ASSERT_THAT(rest.status, IsOk());
+  EXPECT_EQ(rest.ids, std::vector<int32_t>(whole.ids.begin() + 5, whole.ids.end()));
+  for (const v1::GenerateEvent& event : rest.events) {
+    if (!event.has_token()) continue;
+    EXPECT_EQ(event.token().index(), 5);
+    break;
+  }
+  EXPECT_EQ(worker_.Describe("s", 1)->n_tokens(), worker_.Describe("control", 1)->n_tokens());
+}
+
+TEST_F(ServiceTest, InterruptedCallThatWasStoredIsReadFromTheLog) {
+  ASSERT_THAT(worker_.Open("s", 1), IsOk());
+  const Answer whole = Run(worker_, MakeRun("s", 1, 12));
+  ASSERT_THAT(whole.status, IsOk());
+  const int64_t n_tokens = worker_.Describe("s", 1)->n_tokens();
+  ASSERT_THAT(other_.Restore("s", 2), IsOk());
+  v1::RunRequest request = MakeRun("s", 2, 12);
+  request.mutable_resume_ids()->Assign(whole.ids.begin(), whole.ids.begin() + 7);
+  const Answer rest = Run(other_, request);
+  ASSERT_THAT(rest.status, IsOk());
+  EXPECT_EQ(rest.ids, std::vector<int32_t>(whole.ids.begin() + 7, whole.ids.end()));
+  EXPECT_EQ(rest.finished.reason(), v1::FINISH_REASON_LENGTH);
+  EXPECT_EQ(other_.Describe("s", 2)->n_tokens(), n_tokens);  // the turn is there once
+  // The same question without ids that were seen is a new one.
+  request.clear_resume_ids();
+  ASSERT_THAT(Run(other_, request).status, IsOk());
+  EXPECT_GT(other_.Describe("s", 2)->n_tokens(), n_tokens);
+}
+
+TEST_F(ServiceTest, ResumedIdsThatEndTheAnswerAreOnlyAppended) {
+  for (const char* id : {"s", "control"}) ASSERT_THAT(worker_.Open(id, 1), IsOk());
+  const Answer whole = Run(worker_, MakeRun("control", 1, 6));
+  ASSERT_THAT(whole.status, IsOk());
+  v1::RunRequest request = MakeRun("s", 1, 6);
+  request.mutable_resume_ids()->Assign(whole.ids.begin(), whole.ids.end());
+  const Answer rest = Run(worker_, request);
+  ASSERT_THAT(rest.status, IsOk());
+  EXPECT_TRUE(rest.ids.empty());
+  EXPECT_EQ(rest.finished.reason(), v1::FINISH_REASON_LENGTH);
+  EXPECT_EQ(worker_.Describe("s", 1)->n_tokens(), worker_.Describe("control", 1)->n_tokens());
+}
+
+TEST_F(ServiceTest, StaleEpochIsRefusedAndTheSmallerOwnerDropsTheSession) {
+  ASSERT_THAT(worker_.Open("s", 5), IsOk());
+  EXPECT_THAT(Run(worker_, MakeRun("s", 4, 2)).status, StatusIs(StatusCode::kAborted, "epoch 5"));
+  EXPECT_THAT(worker_.Describe("s", 5), IsOk());
+  EXPECT_THAT(Run(worker_, MakeRun("s", 6, 2)).status, StatusIs(StatusCode::kAborted, "epoch 5"));
+  EXPECT_THAT(worker_.Describe("s", 5), StatusIs(StatusCode::kNotFound, "s"));
+}
+
+TEST_F(ServiceTest, FormerOwnerCannotWriteOverTheNewOne) {
+  ASSERT_THAT(worker_.Open("s", 1), IsOk());
+  ASSERT_THAT(worker_.Append("s", 1, Document()), IsOk());
+  ASSERT_THAT(other_.Restore("s", 2), IsOk());
+  const size_t n_tokens = store_.ManifestOf("s").tokens.size();
+  EXPECT_THAT(worker_.Append("s", 1, "From the past."), StatusIs(StatusCode::kAborted, ""));
+  EXPECT_EQ(store_.ManifestOf("s").tokens.size(), n_tokens);
+}
+
+TEST_F(ServiceTest, AnswersGoOnWhileTheStoreIsDown) {
+  ASSERT_THAT(worker_.Open("s", 1), IsOk());
+  store_.Fail(absl::UnavailableError("connection refused"));
+  const auto appended = worker_.Append("s", 1, Document());
+  ASSERT_THAT(appended, IsOk());
+  EXPECT_EQ(appended->session().n_durable_tokens(), 0);
+  EXPECT_THAT(Run(worker_, MakeRun("s", 1, 40)).status, IsOk());
+  EXPECT_GT(worker_.writer().pages_behind(), 0);
+  const auto offloaded = worker_.Offload("s", 1);
+  EXPECT_THAT(offloaded, StatusIs(StatusCode::kUnavailable, "stays on this worker"));
+  EXPECT_EQ(rpc::ReasonOf(offloaded.status()), "store_unavailable");
+  EXPECT_THAT(other_.Restore("x", 2), StatusIs(StatusCode::kUnavailable, "cache store"));
+  store_.Fail(absl::OkStatus());
+  EXPECT_TRUE(Eventually([&] {
+    const auto session = worker_.Describe("s", 1);
+    return session.ok() && session->n_durable_tokens() == session->n_tokens() &&
+           worker_.writer().pages_behind() == 0;
+  }));
+}
+
+TEST_F(ServiceTest, CancelledCallStaysAtItsLastTokenAndIsStoredLater) {
+  ASSERT_THAT(worker_.Open("s", 1), IsOk());
+  ASSERT_THAT(worker_.Append("s", 1, Document()), IsOk());
+  const size_t n_stored = store_.ManifestOf("s").tokens.size();
+  const Answer answer = Run(worker_, MakeRun("s", 1, 3000), [](const v1::GenerateEvent& event) {
+    return !event.has_token() || event.token().index() < 3;
+  });
+  EXPECT_TRUE(absl::IsCancelled(answer.status));
+  ASSERT_TRUE(
+      Eventually([&] { return worker_.Describe("s", 1)->state() == v1::SESSION_STATE_READY; }));
+  const int64_t n_tokens = worker_.Describe("s", 1)->n_tokens();
+  EXPECT_GT(n_tokens, static_cast<int64_t>(n_stored));
+  EXPECT_LT(n_tokens, static_cast<int64_t>(n_stored) + 500);
+  // Not at once: a coordinator that lost the stream would find a turn it is about to repeat.
+  EXPECT_EQ(store_.ManifestOf("s").tokens.size(), n_stored);
+  // The next turn stands behind a closed one.
+  EXPECT_THAT(Run(worker_, MakeRun("s", 1, 3)).status, IsOk());
+  EXPECT_GT(static_cast<int64_t>(store_.ManifestOf("s").tokens.size()), n_tokens);
+}
+
+TEST_F(ServiceTest, ForksShareThePastAndNothingElse) {
+  ASSERT_THAT(worker_.Open("s", 1), IsOk());
+  ASSERT_THAT(worker_.Append("s", 1, Document()), IsOk());
+  v1::WorkerForkRequest request;
+  request.mutable_session()->set_session_id("s");
+  request.mutable_session()->set_epoch(1);
+  request.set_new_session_id("f");
+  request.set_new_epoch(4);
+  const auto fork = worker_.Call(&v1::WorkerService::Stub::Fork, request);
+  ASSERT_THAT(fork, IsOk());
+  EXPECT_EQ(fork->parent_session_id(), "s");
+  EXPECT_EQ(fork->epoch(), 4u);
+  EXPECT_EQ(store_.ManifestOf("f").parent_session_id, "s");
+  EXPECT_EQ(Run(worker_, MakeRun("f", 4, 8)).ids, Run(worker_, MakeRun("s", 1, 8)).ids);
+}
+
+TEST_F(ServiceTest, ReleaseDropsHereAndWithDeleteStoredEverywhere) {
+  ASSERT_THAT(worker_.Open("s", 1), IsOk());
+  ASSERT_THAT(worker_.Append("s", 1, Document()), IsOk());
+  v1::ReleaseRequest request;
+  request.mutable_session()->set_session_id("s");
+  request.mutable_session()->set_epoch(1);
+  ASSERT_THAT(worker_.Call(&v1::WorkerService::Stub::Release, request), IsOk());
+  EXPECT_TRUE(store_.HasManifest("s"));
+  EXPECT_THAT(worker_.Call(&v1::WorkerService::Stub::Release, request),
+              StatusIs(StatusCode::kNotFound, "s"));
+  request.set_delete_stored(true);
+  ASSERT_THAT(other_.Call(&v1::WorkerService::Stub::Release, request), IsOk());
+  EXPECT_FALSE(store_.HasManifest("s"));
+}
+
+TEST_F(ServiceTest, WrongRequestsAreRefusedWithBothValues) {
+  ASSERT_THAT(worker_.Open("s", 1), IsOk());
+  EXPECT_THAT(worker_.Open("s", 1), StatusIs(StatusCode::kAlreadyExists, "s"));
+  EXPECT_THAT(worker_.Open("t", 0), StatusIs(StatusCode::kInvalidArgument, "epoch"));
+  EXPECT_THAT(worker_.Append("s", 1, "ab\xFF"), StatusIs(StatusCode::kInvalidArgument, "offset 2"));
+  v1::RunRequest request = MakeRun("s", 1, 2);
+  request.mutable_request()->mutable_sampling()->set_temperature(-1);
+  EXPECT_THAT(Run(worker_, request).status, StatusIs(StatusCode::kInvalidArgument, "-1"));
+  request = MakeRun("s", 1, 40000);
+  EXPECT_THAT(Run(worker_, request).status, StatusIs(StatusCode::kInvalidArgument, "32768"));
+  request = MakeRun("s", 1, 2);
+  request.mutable_request()->add_stop("");
+  EXPECT_THAT(Run(worker_, request).status, StatusIs(StatusCode::kInvalidArgument, "stop"));
+  request = MakeRun("s", 1, 2);
+  request.mutable_request()->set_prompt("a\xC3");
+  EXPECT_THAT(Run(worker_, request).status, StatusIs(StatusCode::kInvalidArgument, "prompt"));
+  EXPECT_EQ(worker_.Describe("s", 1)->n_tokens(), 0);
+}
+
+TEST_F(ServiceTest, DrainStoresSessionsAndSendsRunningCallsElsewhere) {
+  ASSERT_THAT(worker_.Open("idle", 1), IsOk());
+  ASSERT_THAT(worker_.Append("idle", 1, Document()), IsOk());
+  ASSERT_THAT(worker_.Open("busy", 1), IsOk());
+  std::atomic<bool> is_running = false;
+  Answer answer;
+  std::thread call([&] {
+    answer = Run(worker_, MakeRun("busy", 1, 20000), [&](const v1::GenerateEvent& event) {
+      is_running = is_running || event.has_token();
+      return true;
+    });
+  });
+  ASSERT_TRUE(Eventually([&] { return is_running.load(); }));
+  EXPECT_EQ(worker_.service().Drain(absl::Seconds(2)), 0);
+  call.join();
+  EXPECT_TRUE(absl::IsUnavailable(answer.status)) << answer.status;
+  EXPECT_EQ(rpc::ReasonOf(answer.status), "");  // as a lost connection
+  EXPECT_TRUE(worker_.service().Held().empty());
+  EXPECT_EQ(store_.ManifestOf("idle").window_keys.size(), 8u);
+  EXPECT_FALSE(store_.HasManifest("busy"));  // never finished a call
+  EXPECT_THAT(worker_.Open("new", 1), StatusIs(StatusCode::kUnavailable, "shutting down"));
+}
+
+TEST(ServiceWithoutStoreTest, SessionsLiveOnTheWorkerAlone) {
+  TestWorker worker("w", nullptr);
+  ASSERT_THAT(worker.Open("s", 1), IsOk());
+  const auto appended = worker.Append("s", 1, Document());
+  ASSERT_THAT(appended, IsOk());
+  EXPECT_EQ(appended->session().n_durable_tokens(), 0);
+  EXPECT_THAT(worker.Offload("s", 1), StatusIs(StatusCode::kFailedPrecondition, "--store"));
+  EXPECT_THAT(worker.Restore("t", 1), StatusIs(StatusCode::kFailedPrecondition, "--store"));
+}
+
+}  // namespace
+}  // namespace lexico::worker
