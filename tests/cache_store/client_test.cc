@@ -165,7 +165,6 @@ TEST_F(ClientTest, AFullDiskIsResourceExhaustedWithARetryTimeAndNothingIsLost) {
   Start();
   ASSERT_TRUE(Put(0, 10).ok());
   faults_.Set("disk.space", absl::ResourceExhaustedError("injected"), 1);
-  options_.store.reserve_bytes = 1;
   const absl::Status status = Put(10, 20);
   EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
   EXPECT_EQ(rpc::ReasonOf(status), "store_full");

@@ -217,7 +217,6 @@ TEST_F(DiskTierTest, AFullDiskIsResourceExhaustedWithBothNumbersAndNothingIsLost
   Open();
   ASSERT_TRUE(Put(0, 5).ok());
   faults_.Set("disk.space", absl::ResourceExhaustedError("injected"), 1);
-  options_.reserve_bytes = 4096;
   const absl::Status refused = Put(100, 102);
   EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
   EXPECT_NE(refused.message().find(" 0 bytes free, 512 are wanted"), std::string::npos) << refused;
