@@ -12,6 +12,7 @@ namespace lexico::eval {
 using Action = std::function<absl::Status()>;
 
 void AddDocumentCommand(CLI::App& app, Action* action);
+void AddLogitsCommand(CLI::App& app, Action* action);
 void AddRetrievalCommand(CLI::App& app, Action* action);
 
 }  // namespace lexico::eval
