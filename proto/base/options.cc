@@ -44,7 +44,7 @@ void CollectNames(const CLI::App& app, std::vector<std::string>* names) {
 
 std::string NearestName(std::string_view word, const std::vector<std::string>& candidates) {
   std::string best;
-  size_t best_distance = std::max<size_t>(2, word.size() / 2);
+  size_t best_distance = std::max<size_t>(2, word.size() / 2) + 1;
   for (const std::string& candidate : candidates) {
     const size_t distance = EditDistance(word, candidate);
     if (distance < best_distance) {
