@@ -11,7 +11,9 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", "lexico-eval " LEXICO_VERSION);
   app.require_subcommand(1);
   lexico::eval::Action action;
+  lexico::eval::AddDocumentCommand(app, &action);
   lexico::eval::AddLogitsCommand(app, &action);
+  lexico::eval::AddRetrievalCommand(app, &action);
 
   if (const absl::Status parsed = lexico::base::ParseCommandLine(app, argc, argv); !parsed.ok()) {
     if (absl::IsCancelled(parsed)) {
