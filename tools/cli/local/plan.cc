@@ -87,7 +87,7 @@ std::vector<ServerSpec> FirstServers(const LocalOptions& options, const std::str
   ServerSpec store = MakeSpec(options, "store", programs + "/lexico-cache-store", data_dir, 2);
   store.flags.push_back(fmt::format("--data_dir={}/store", data_dir));
   if (!options.store_memory.empty()) {
-    store.flags.push_back("--memory_bytes=" + options.store_memory);
+    store.flags.push_back("--host_bytes=" + options.store_memory);
   }
   if (!options.store_disk.empty()) store.flags.push_back("--disk_bytes=" + options.store_disk);
   store.addresses = {{"--address", "grpc", kAnyPort},

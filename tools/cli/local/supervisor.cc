@@ -66,7 +66,12 @@ void Supervisor::TakeOutput(Server& server) {
       server.told = ParseReady(line);
       for (auto& address : server.spec.addresses) {
         const auto told = server.told.find(address.key);
-        if (told != server.told.end()) address.value = told->second;
+        if (told == server.told.end()) continue;
+        // A bare port is one of the host that was asked for.
+        if (told->second.find(':') == std::string::npos) {
+          told->second = address.value.substr(0, address.value.rfind(':') + 1) + told->second;
+        }
+        address.value = told->second;
       }
     }
   }

@@ -22,7 +22,8 @@ struct ServerSpec {
   std::string program;             // path
   std::vector<std::string> flags;  // "--model=..."
   // Address flags: the flag, the key of the ready line that tells its value, and the first value
-  // ("127.0.0.1:0"). From the first ready line on the told value is used.
+  // ("127.0.0.1:0"). From the first ready line on the told value is used; a told port without a
+  // host belongs to the host of the first value.
   struct Address {
     std::string flag;
     std::string key;

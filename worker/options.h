@@ -1,0 +1,38 @@
+// The command line of lexico-worker.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstddef>
+#include <string>
+
+#include "absl/status/status.h"
+#include "proto/rpc/server.h"
+
+namespace lexico::worker {
+
+struct WorkerOptions {
+  // -- Behavior -----------------------------------------------------------------------------------
+  std::string model;       // folder; required
+  std::string model_name;  // default: the folder's name
+  std::string dictionary;  // file; default: that of the model folder; "none": `dense` only
+  std::string address = "127.0.0.1:50052";
+  std::string advertise_address;  // where the coordinator reaches us; default: `address`
+  std::string metrics_address = "127.0.0.1:9091";
+  std::string coordinator;      // empty: none, the worker stands alone
+  std::string store;            // empty: none, sessions live and die with the worker
+  std::string worker_id;        // default: host name and port
+  double drain_timeout_s = 30;  // below Kubernetes' usual grace period of 60 s with a margin
+  std::string log_level = "info";
+  rpc::TlsOptions tls;
+
+  // -- Performance --------------------------------------------------------------------------------
+  size_t kv_memory_bytes = 0;  // pages and windows; default: half of the memory that is free
+  int threads = 0;             // default: one a processor
+  int queue_max = 64;          // calls that wait for their first step
+};
+
+// Parses into `options` and fills in defaults that depend on the machine. Errors as
+// base::ParseCommandLine.
+absl::Status ParseWorkerOptions(int argc, const char* const* argv, WorkerOptions* options);
+
+}  // namespace lexico::worker

@@ -1,0 +1,228 @@
+#include "worker/service/session_store.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include "absl/time/clock.h"
+#include "cache_store/format/manifest.h"
+#include "proto/base/bytes.h"
+#include "proto/base/status.h"
+#include "proto/rpc/status_map.h"
+
+namespace lexico::worker {
+namespace {
+
+// A client waits for its token log at most this long; a slower store gets it behind the answer.
+constexpr absl::Duration kCommitTimeout = absl::Seconds(2);
+constexpr absl::Duration kSyncTimeout = absl::Seconds(30);
+// Longer than a coordinator needs to notice a lost stream and restore the session elsewhere.
+constexpr absl::Duration kCancelledCommitDelay = absl::Seconds(5);
+// Keys of one HasPages call: 1 MiB.
+constexpr size_t kHasBatch = 65536;
+
+// A store that is down is not a worker that is down: the reason word makes the difference.
+absl::Status StoreError(const absl::Status& status) {
+  if (!absl::IsUnavailable(status) && !absl::IsDeadlineExceeded(status)) return status;
+  return rpc::WithDetail(absl::UnavailableError(fmt::format("the cache store cannot be reached: {}",
+                                                            std::string(status.message()))),
+                         "store_unavailable", absl::Seconds(1));
+}
+
+// Receives the pages and windows that the store has; returns how many came damaged.
+int64_t Fetch(store::Client& client, SessionImport& import, const store::Manifest& manifest,
+              absl::Time deadline) {
+  std::vector<store::PageIn> pages(import.n_pages() + import.n_windows());
+  for (int64_t i = 0; i < import.n_pages(); ++i) {
+    pages[i].expected.key = import.page_key(i);
+    pages[i].payload = import.page_buffer(i);
+  }
+  for (int layer = 0; layer < import.n_windows(); ++layer) {
+    store::PageIn& page = pages[import.n_pages() + layer];
+    page.expected.key = import.window_key(layer);
+    page.payload = import.window_buffer(layer);
+  }
+  for (store::PageIn& page : pages) page.expected.model = manifest.model;
+  const absl::Status fetched = client.GetPages(pages, deadline);
+  if (!fetched.ok()) {
+    spdlog::warn("session {}: pages not fetched: {}", manifest.session_id,
+                 std::string(fetched.message()));
+  }
+  int64_t n_damaged = 0;
+  for (size_t i = 0; i < pages.size(); ++i) {
+    absl::Status status = pages[i].status;
+    if (status.ok()) {
+      const auto index = static_cast<int64_t>(i);
+      status =
+          index < import.n_pages()
+              ? import.AcceptPage(index, pages[i].header)
+              : import.AcceptWindow(static_cast<int>(index - import.n_pages()), pages[i].header);
+    }
+    if (!absl::IsDataLoss(status) && !absl::IsFailedPrecondition(status)) continue;
+    ++n_damaged;
+    spdlog::warn("session {}: page {} is not used: {}", manifest.session_id,
+                 pages[i].expected.key.ToHex(), std::string(status.message()));
+  }
+  return n_damaged;
+}
+
+}  // namespace
+
+SessionStore::SessionStore(store::Client* client, PageWriter* writer, Engine* engine,
+                           SessionTable* table, std::string model_name, base::Metrics* metrics)
+    : client_(client),
+      writer_(writer),
+      engine_(engine),
+      table_(table),
+      model_name_(std::move(model_name)),
+      metrics_(metrics) {
+  writer_->Start([this](const std::string& session_id) { return Sync(session_id); });
+}
+
+SessionStore::~SessionStore() { writer_->Stop(); }
+
+void SessionStore::Note(const absl::Status& status) {
+  const bool reachable = !absl::IsUnavailable(status) && !absl::IsDeadlineExceeded(status);
+  if (is_reachable_.exchange(reachable) == reachable) return;
+  if (reachable) {
+    spdlog::info("the cache store answers again");
+  } else {
+    spdlog::warn("the cache store cannot be reached; answers go on, new tokens are not durable: {}",
+                 std::string(status.message()));
+  }
+}
+
+absl::Status SessionStore::PutManifest(const SessionRecord& record, store::Manifest manifest,
+                                       absl::Time deadline) {
+  manifest.session_id = record.session_id;
+  manifest.parent_session_id = record.parent_session_id;
+  manifest.model_name = model_name_;
+  manifest.epoch = record.epoch;
+  manifest.create_time_us = absl::ToUnixMicros(record.create_time);
+  manifest.text_format = static_cast<uint8_t>(record.conversation.format());
+  manifest.conversation = record.conversation.Serialize();
+  LEXICO_ASSIGN_OR_RETURN(const std::string bytes, store::EncodeManifest(manifest));
+  const absl::Status status =
+      client_->PutManifest(record.session_id, record.epoch, bytes, deadline);
+  Note(status);
+  if (!status.ok()) return status;
+  table_->SetDurable(record.session_id, record.epoch, static_cast<int64_t>(manifest.tokens.size()));
+  return absl::OkStatus();
+}
+
+absl::Status SessionStore::Commit(const SessionRecord& record) {
+  absl::StatusOr<SessionSnapshot> snapshot =
+      engine_->Export(record.session_id, /*with_window=*/false);
+  if (!snapshot.ok()) return snapshot.status();
+  const absl::Status status =
+      PutManifest(record, std::move(snapshot->manifest), absl::Now() + kCommitTimeout);
+  if (status.ok() || absl::IsAborted(status)) return status;
+  spdlog::debug("session {}: token log not stored yet: {}", record.session_id,
+                std::string(status.message()));
+  writer_->SyncLater(record.session_id, absl::Now());
+  return absl::OkStatus();
+}
+
+void SessionStore::CommitLater(const std::string& session_id) {
+  writer_->SyncLater(session_id, absl::Now() + kCancelledCommitDelay);
+}
+
+absl::Status SessionStore::PutMissing(const SessionSnapshot& snapshot, absl::Time deadline) {
+  for (size_t begin = 0; begin < snapshot.pages.size(); begin += kHasBatch) {
+    const size_t end = std::min(snapshot.pages.size(), begin + kHasBatch);
+    std::vector<store::PageKey> keys;
+    for (size_t i = begin; i < end; ++i) keys.push_back(snapshot.pages[i].header.key);
+    LEXICO_ASSIGN_OR_RETURN(const std::vector<bool> has, client_->HasPages(keys, deadline));
+    std::vector<const PageExport*> missing;
+    for (size_t i = begin; i < end; ++i) {
+      if (!has[i - begin]) missing.push_back(&snapshot.pages[i]);
+    }
+    LEXICO_RETURN_IF_ERROR(PutPages(*client_, missing, deadline));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SessionStore::PutWindows(const SessionSnapshot& snapshot, absl::Time deadline) {
+  std::vector<store::PageOut> out;
+  for (const WindowExport& window : snapshot.windows) {
+    out.push_back({store::EncodeHeader(window.header, window.payload), window.payload});
+  }
+  return out.empty() ? absl::OkStatus() : client_->PutPages(out, deadline);
+}
+
+absl::Status SessionStore::Offload(const SessionRecord& record, absl::Time deadline) {
+  const absl::Time begin = absl::Now();
+  LEXICO_ASSIGN_OR_RETURN(SessionSnapshot snapshot,
+                          engine_->Export(record.session_id, /*with_window=*/true));
+  absl::Status status = PutMissing(snapshot, deadline);
+  if (status.ok()) status = PutWindows(snapshot, deadline);
+  if (status.ok()) status = PutManifest(record, std::move(snapshot.manifest), deadline);
+  Note(status);
+  if (!status.ok()) {
+    return base::Annotate(StoreError(status),
+                          fmt::format("session {} stays on this worker", record.session_id));
+  }
+  metrics_->Histogram("lexico_offload_seconds").Observe(absl::ToDoubleSeconds(absl::Now() - begin));
+  return status;
+}
+
+absl::Status SessionStore::Sync(const std::string& session_id) {
+  // Without taking the session, which would refuse its client: the record and the log belong
+  // together when nobody used the session before, during and after the export.
+  if (table_->IsInUse(session_id)) return absl::FailedPreconditionError("busy");
+  LEXICO_ASSIGN_OR_RETURN(const SessionRecord record, table_->Find(session_id));
+  LEXICO_ASSIGN_OR_RETURN(SessionSnapshot snapshot, engine_->Export(session_id, false));
+  LEXICO_ASSIGN_OR_RETURN(const SessionRecord after, table_->Get(session_id, record.epoch));
+  if (table_->IsInUse(session_id) || after.last_use_time != record.last_use_time) {
+    return absl::FailedPreconditionError("busy");
+  }
+  const absl::Time deadline = absl::Now() + kSyncTimeout;
+  absl::Status status = PutMissing(snapshot, deadline);
+  if (status.ok()) status = PutManifest(record, std::move(snapshot.manifest), deadline);
+  Note(status);
+  return status;
+}
+
+absl::StatusOr<SessionStore::Restored> SessionStore::Restore(const std::string& session_id,
+                                                             uint64_t epoch, absl::Time deadline) {
+  const absl::Time begin = absl::Now();
+  const absl::StatusOr<store::StoredManifest> stored = client_->GetManifest(session_id, deadline);
+  Note(stored.status());
+  if (!stored.ok()) return StoreError(stored.status());
+  LEXICO_ASSIGN_OR_RETURN(const store::Manifest manifest,
+                          store::DecodeManifest(base::AsBytes(stored->bytes)));
+  if (stored->epoch > epoch) {
+    return rpc::WithDetail(
+        absl::AbortedError(fmt::format("session {} is stored at epoch {}, the call names {}",
+                                       session_id, stored->epoch, epoch)),
+        "epoch_stale");
+  }
+  Restored restored;
+  LEXICO_ASSIGN_OR_RETURN(restored.record.conversation, Conversation::Parse(manifest.conversation));
+  restored.record.session_id = session_id;
+  restored.record.epoch = epoch;
+  restored.record.tenant = manifest.tenant;
+  restored.record.profile = manifest.profile;
+  restored.record.parent_session_id = manifest.parent_session_id;
+  restored.record.create_time = absl::FromUnixMicros(manifest.create_time_us);
+  restored.record.last_use_time = absl::Now();
+  restored.record.n_durable_tokens = static_cast<int64_t>(manifest.tokens.size());
+
+  LEXICO_ASSIGN_OR_RETURN(std::unique_ptr<SessionImport> import, engine_->BeginImport(manifest));
+  const int64_t n_damaged = Fetch(*client_, *import, manifest, deadline);
+  LEXICO_ASSIGN_OR_RETURN(const SessionInfo info,
+                          engine_->FinishImport(session_id, std::move(import)));
+  restored.n_lost_tokens = info.n_pending_tokens;
+  spdlog::info("session {} restored: {} tokens, {} of them to be prefilled again, {} damaged pages",
+               session_id, info.n_tokens, info.n_pending_tokens, n_damaged);
+  metrics_->Histogram("lexico_restore_seconds").Observe(absl::ToDoubleSeconds(absl::Now() - begin));
+  return restored;
+}
+
+absl::Status SessionStore::DeleteStored(const std::string& session_id, uint64_t epoch,
+                                        absl::Time deadline) {
+  const absl::Status status = client_->DeleteManifest(session_id, epoch, deadline);
+  Note(status);
+  return StoreError(status);
+}
+
+}  // namespace lexico::worker
