@@ -81,7 +81,7 @@ inline constexpr unsigned long kRegexRetriesMax = 10'000'000;  // Oniguruma's ow
 inline constexpr unsigned kRegexStackMax = 16u << 20;  // backtrack entries: a run of 16 M letters
 inline constexpr double kRegexSecondsPerMiB = 2;       // real patterns take 0.1 s
 inline constexpr size_t kTemplateBytesMax = 1u << 20;  // longest chat template seen: 20 KB
-inline constexpr int kTemplateDepthMax = 64;           // nesting of blocks, expressions and calls
+inline constexpr int kTemplateDepthMax = 200;  // nesting of blocks, expressions, calls and values
 inline constexpr int kTemplateStepsMax = 4'000'000;    // expressions evaluated in one rendering
 inline constexpr size_t kTemplateTextBytesMax = 128u << 20;  // all strings made by one rendering
 
