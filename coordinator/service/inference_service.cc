@@ -43,6 +43,12 @@ std::string FingerprintOf(const v1::CreateSessionRequest& request) {
       .ToHex();
 }
 
+absl::Status IdTaken(const std::string& id) {
+  return rpc::WithDetail(
+      absl::AlreadyExistsError(fmt::format("session id {} is taken; choose another", id)),
+      "session_exists");
+}
+
 absl::Status CheckProfile(const v1::ModelInfo& model, const std::string& profile) {
   std::string names;
   for (const std::string& known : model.profiles()) {
@@ -110,9 +116,7 @@ absl::Status InferenceService::Create(const Caller& caller, const v1::CreateSess
     if (const absl::Status found = existing(); !absl::IsNotFound(found)) return found;
     const absl::Status opened = mover_.Open(caller, hold, session);
     if (absl::IsAborted(opened) || absl::IsAlreadyExists(opened)) {
-      return rpc::WithDetail(
-          absl::AlreadyExistsError(fmt::format("session id {} is taken; choose another", id)),
-          "session_exists");
+      return IdTaken(id);
     }
     LEXICO_RETURN_IF_ERROR(opened);
   }
@@ -159,13 +163,12 @@ absl::Status InferenceService::Fork(const Caller& caller, const v1::ForkSessionR
   {
     LEXICO_ASSIGN_OR_RETURN(const Hold parent,
                             cluster_.BeginMove(caller, request.session_id(), {}));
+    if (id == request.session_id()) return IdTaken(id);
     // Without waiting: two forks of each other's ids would wait for ever.
     LEXICO_ASSIGN_OR_RETURN(const Hold child, cluster_.BeginNew(caller, id, /*wait=*/false));
     const absl::Status forked = mover_.Fork(caller, parent, child);
     if (absl::IsAborted(forked) || absl::IsAlreadyExists(forked)) {
-      return rpc::WithDetail(
-          absl::AlreadyExistsError(fmt::format("session id {} is taken; choose another", id)),
-          "session_exists");
+      return IdTaken(id);
     }
     LEXICO_RETURN_IF_ERROR(forked);
   }
