@@ -42,7 +42,7 @@ class Simulation {
   }
 
   // R1 to R4, and that time never moves an epoch back.
-  void Check() {
+  void CheckPromises() {
     std::map<std::string, int64_t> resident;
     for (const auto& [id, session] : registry_.sessions()) {
       EXPECT_GE(session.epoch, epochs_[id]) << id;
@@ -152,7 +152,7 @@ TEST(RegistryPropertyTest, PromisesHoldUnderRandomEvents) {
     Simulation simulation(seed);
     for (int step = 0; step < 500; ++step) {
       simulation.Step();
-      simulation.Check();
+      simulation.CheckPromises();
       if (testing::Test::HasFailure()) return;
     }
   }
