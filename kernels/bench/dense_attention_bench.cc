@@ -17,6 +17,7 @@ namespace {
 constexpr int64_t kHeads = 8;
 constexpr int64_t kKvHeads = 2;
 constexpr int64_t kHeadDim = 128;
+constexpr int64_t kPageTokens = 32;
 const float kScale = 1.0f / std::sqrt(static_cast<float>(kHeadDim));
 
 std::vector<float> Random(int64_t n) {
@@ -37,10 +38,15 @@ void MeasureDecode(Bench& bench, int64_t n_seqs, int64_t n_tokens, DType type) {
   const std::vector<float> q = Random(n_seqs * kHeads * kHeadDim);
   std::vector<DensePiece> pieces;
   std::vector<int64_t> begin = {0};
+  // Dense pages, as a session of profile `dense` holds them: head-major.
+  const int64_t page_bytes = kPageTokens * row * static_cast<int64_t>(DTypeBytes(type));
   for (int64_t seq = 0; seq < n_seqs; ++seq) {
-    const int64_t at = seq * n_tokens * row * static_cast<int64_t>(DTypeBytes(type));
-    pieces.push_back({k.data() + at, v.data() + at, n_tokens, row, kHeadDim});
-    begin.push_back(seq + 1);
+    for (int64_t page = 0; page < n_tokens / kPageTokens; ++page) {
+      const int64_t at = (seq * (n_tokens / kPageTokens) + page) * page_bytes;
+      pieces.push_back(
+          {k.data() + at, v.data() + at, kPageTokens, kHeadDim, kPageTokens * kHeadDim});
+    }
+    begin.push_back(static_cast<int64_t>(pieces.size()));
   }
   std::vector<float> out(q.size());
   std::vector<float> max(n_seqs * kHeads);

@@ -15,7 +15,7 @@
 #include <limits>
 #include <vector>
 
-#include "hwy/aligned_allocator.h"
+#include "hwy/cache_control.h"
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/dense_attention.h"
 #include "kernels/cpu/openmp.h"
@@ -124,6 +124,24 @@ HWY_INLINE void Score(const Part& part, int64_t query, const Element* k, int64_t
     }
 }
 
+// Asks for the row kAheadTokens after token t of run r, or of the next run: rows of one head are
+// short pieces far apart, which the hardware's prefetcher does not follow.
+inline constexpr int64_t kAheadTokens = 12;
+
+template <typename Element>
+HWY_INLINE void FetchAhead(const Part& part, int64_t r, int64_t t, bool value) {
+  t += kAheadTokens;
+  if (t >= part.runs[r].n_tokens) {
+    t -= part.runs[r].n_tokens;
+    ++r;
+    if (r == part.n_runs || t >= part.runs[r].n_tokens) return;
+  }
+  const PartRun& run = part.runs[r];
+  const auto* row = reinterpret_cast<const Element*>(value ? run.v : run.k) + t * run.token_stride;
+  for (int64_t i = 0; i < part.head_dim; i += 64 / static_cast<int64_t>(sizeof(Element)))
+    hwy::Prefetch(row + i);
+}
+
 template <int kQueries, typename Element>
 HWY_INLINE void ScoreRuns(const Part& part, int64_t query) {
   int64_t first = 0;
@@ -131,8 +149,11 @@ HWY_INLINE void ScoreRuns(const Part& part, int64_t query) {
     const PartRun& run = part.runs[r];
     const auto* k = reinterpret_cast<const Element*>(run.k);
     int64_t t = 0;
-    for (; t + 2 <= run.n_tokens; t += 2)
+    for (; t + 2 <= run.n_tokens; t += 2) {
+      FetchAhead<Element>(part, r, t, /*value=*/false);
+      FetchAhead<Element>(part, r, t + 1, /*value=*/false);
       Score<kQueries, 2>(part, query, k + t * run.token_stride, run.token_stride, first + t);
+    }
     for (; t < run.n_tokens; ++t)
       Score<kQueries, 1>(part, query, k + t * run.token_stride, run.token_stride, first + t);
     first += run.n_tokens;
@@ -209,9 +230,12 @@ HWY_INLINE void WeightRuns(const Part& part, int64_t query) {
   for (int64_t r = 0; r < part.n_runs; ++r) {
     const PartRun& run = part.runs[r];
     const auto* v = reinterpret_cast<const Element*>(run.v);
-    for (int64_t t = 0; t < run.n_tokens; t += kBlockTokens)
+    for (int64_t t = 0; t < run.n_tokens; t += kBlockTokens) {
+      for (int64_t i = 0; i < kBlockTokens; ++i)
+        FetchAhead<Element>(part, r, t + i, /*value=*/true);
       WeightBlock<kQueries>(part, query, v + t * run.token_stride, run.token_stride, first + t,
                             std::min(kBlockTokens, run.n_tokens - t));
+    }
     first += run.n_tokens;
   }
 }

@@ -19,10 +19,10 @@ inline constexpr const char* kSpinCount = "2000";
 // the same arguments; otherwise, or if that fails (no /proc), returns: only speed is at stake.
 void EnsureShortSpin(char** argv);
 
-// Threads for that many multiply-adds: one below about ten microseconds of work, which is what it
+// Threads for that many multiply-adds: one below about twenty microseconds of work, near what it
 // costs to wake another.
 inline int UsefulThreads(int64_t products, int threads) {
-  return products < (1 << 17) ? 1 : threads;
+  return products < (1 << 18) ? 1 : threads;
 }
 
 }  // namespace lexico::kernels::cpu
