@@ -16,6 +16,7 @@
 #include "kernels/cpu/omp_encode.h"
 
 #include <hwy/aligned_allocator.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cmath>
@@ -116,7 +117,9 @@ class GramSearch {
         quantized_(hwy::AllocateAligned<int16_t>(static_cast<size_t>(block_vectors) *
                                                  dictionary.n_pairs() * 2)),
         scores_(hwy::AllocateAligned<int16_t>(static_cast<size_t>(block_vectors) *
-                                              dictionary.padded_atoms())) {}
+                                              dictionary.padded_atoms())) {
+    pursuit_.PrefetchFrom(gram);
+  }
 
   int64_t Run(const Block& block) {
     const size_t stride = static_cast<size_t>(dictionary_.n_pairs()) * 2;
@@ -211,6 +214,19 @@ bool GramPays(const Dictionary& dictionary, int64_t n_vectors, int sparsity) {
   return n_vectors * (sparsity - 2) >= 2 * static_cast<int64_t>(dictionary.n_atoms());
 }
 
+// An uninitialised array that the kernel may back with 2 MiB pages: a row of G is read from
+// anywhere in 32 MiB, which is four times what the second TLB reaches with 4 KiB pages.
+Shorts AllocateOnLargePages(size_t n) {
+  constexpr size_t kLargePage = size_t{2} << 20;
+  Shorts array = hwy::AllocateAligned<int16_t>(n);
+  const auto begin =
+      (reinterpret_cast<uintptr_t>(array.get()) + kLargePage - 1) & ~(kLargePage - 1);
+  const auto end = reinterpret_cast<uintptr_t>(array.get() + n) & ~(kLargePage - 1);
+  // Advice only: without it the result is the same, and slower.
+  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  return array;
+}
+
 template <typename MakeSearch>
 int64_t ForAllBlocks(const OmpEncodeArgs& args, int threads, const MakeSearch& make_search) {
   const int64_t n_vectors = args.x.dim(0);
@@ -240,7 +256,7 @@ void OmpEncode(const OmpEncodeArgs& args, const Stream& stream) {
   Shorts made;
   const int16_t* gram = dictionary.gram();
   if (gram == nullptr && GramPays(dictionary, args.x.dim(0), args.sparsity)) {
-    made = hwy::AllocateAligned<int16_t>(dictionary.gram_elements());
+    made = AllocateOnLargePages(dictionary.gram_elements());
     BuildGram(dictionary, threads, made.get());
     gram = made.get();
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "kernels/api/omp_encode.h"
@@ -10,16 +11,52 @@
 #define HWY_TARGET_INCLUDE "kernels/cpu/omp_pursuit.cc"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
+//
+#include <hwy/cache_control.h>
 
 #include "kernels/cpu/rows-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lexico::kernels::cpu::HWY_NAMESPACE {
 
-// scores[i] = |<residual, d of atoms[i]>|, the same bits whatever stands beside them.
+void PrefetchBytes(const void* data, size_t n_bytes) {
+  for (size_t i = 0; i < n_bytes; i += 64) hwy::Prefetch(static_cast<const char*>(data) + i);
+}
+
+// to = x / ||x||, zero-padded to whole rows; returns ||x||, which may be 0 or not finite, and then
+// leaves `to` as it is.
+double Normalise(const float* x, int head_dim, size_t stride, float* to) {
+  const hn::CappedTag<double, 8> d;
+  const hn::Rebind<float, decltype(d)> df;
+  alignas(64) float padded[base::kHeadDimMax];
+  std::memcpy(padded, x, head_dim * sizeof(float));
+  std::fill(padded + head_dim, padded + stride, 0.0f);
+  auto sum = hn::Zero(d);
+  for (size_t i = 0; i < stride; i += hn::Lanes(d)) {
+    const auto value = hn::PromoteTo(d, hn::LoadU(df, padded + i));
+    sum = hn::MulAdd(value, value, sum);
+  }
+  const double norm = std::sqrt(hn::GetLane(hn::SumOfLanes(d, sum)));
+  if (!std::isfinite(norm) || norm == 0) return norm;
+  const auto inverse = hn::Set(d, 1 / norm);
+  for (size_t i = 0; i < stride; i += hn::Lanes(d)) {
+    const auto value = hn::PromoteTo(d, hn::LoadU(df, padded + i));
+    hn::StoreU(hn::DemoteTo(df, hn::Mul(value, inverse)), df, to + i);
+  }
+  return norm;
+}
+
+// scores[i] = |<residual, d of atoms[i]>|, the same bits whatever stands beside them. Candidates
+// lie anywhere in the dictionary: all are asked for before the first is read.
 void CandidateScores(const Dictionary& dictionary, const float* residual, const uint16_t* atoms,
                      size_t n, float* scores) {
+  constexpr size_t kAskedFor = 16;
+  const size_t row_bytes = dictionary.head_dim() * sizeof(float);
+  for (size_t i = 0; i < std::min(n, kAskedFor); ++i) {
+    PrefetchBytes(dictionary.row(atoms[i]), row_bytes);
+  }
   for (size_t i = 0; i < n; ++i) {
+    if (i + kAskedFor < n) PrefetchBytes(dictionary.row(atoms[i + kAskedFor]), row_bytes);
     scores[i] = std::abs(Dot(residual, dictionary.row(atoms[i]), dictionary.row_stride()));
   }
 }
@@ -50,6 +87,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace lexico::kernels::cpu {
 
+HWY_EXPORT(PrefetchBytes);
+HWY_EXPORT(Normalise);
 HWY_EXPORT(CandidateScores);
 HWY_EXPORT(FactorProducts);
 HWY_EXPORT(Combine);
@@ -63,17 +102,14 @@ Pursuit::Pursuit(const Dictionary& dictionary, int sparsity, float error_thresho
       excluded_(dictionary.n_atoms(), 0) {}
 
 void Pursuit::Begin(const float* x) {
-  const int head_dim = dictionary_.head_dim();
-  double squares = 0;
-  for (int i = 0; i < head_dim; ++i) squares += static_cast<double>(x[i]) * x[i];
-  norm_ = std::sqrt(squares);
+  norm_ = HWY_DYNAMIC_DISPATCH(Normalise)(x, dictionary_.head_dim(), dictionary_.row_stride(),
+                                          x_.data());
   finite_ = std::isfinite(norm_);
   n_atoms_ = 0;
   for (const uint16_t atom : excluded_atoms_) excluded_[atom] = 0;
   excluded_atoms_.clear();
   done_ = !finite_ || norm_ == 0;
   if (done_) return;
-  for (int i = 0; i < head_dim; ++i) x_[i] = static_cast<float>(x[i] / norm_);
   residual_ = x_;
   residual_norm_ = 1;
 }
@@ -115,6 +151,10 @@ void Pursuit::Step(ScoreBuffer& scores, int largest, float scale, float error) {
         return;
       }
       Exclude(atom);
+      if (gram_ != nullptr) {
+        const size_t row = dictionary_.padded_atoms();
+        HWY_DYNAMIC_DISPATCH(PrefetchBytes)(gram_ + atom * row, row * sizeof(int16_t));
+      }
       if (Add(atom)) return;
       *best = -1;
     }

@@ -27,6 +27,11 @@ class Pursuit {
   // `dictionary` must outlive the pursuit. One pursuit serves many vectors, one after another.
   Pursuit(const Dictionary& dictionary, int sparsity, float error_threshold);
 
+  // A Gram matrix (dictionary.h) that the caller will read at the rows of the chosen atoms: a row
+  // is asked for as soon as its atom is chosen, while the least squares are solved, because it
+  // comes from memory (32 MiB at 4096 atoms). Must outlive the pursuit; null asks for nothing.
+  void PrefetchFrom(const int16_t* gram) { gram_ = gram; }
+
   // Starts on x [head_dim]. A zero or non-finite vector is done at once.
   void Begin(const float* x);
   bool done() const { return done_; }
@@ -59,6 +64,7 @@ class Pursuit {
   const int sparsity_;
   const float stop_;  // residual norm at which nothing is left to explain
 
+  const int16_t* gram_ = nullptr;
   bool done_ = true;
   bool finite_ = true;
   double norm_ = 0;

@@ -24,15 +24,16 @@ inline constexpr size_t kScoreVectors = std::min<size_t>(8, kChunkAtoms / kScore
 
 #if HWY_TARGET == HWY_SCALAR  // one lane holds no pair
 
+inline constexpr size_t kTileAtoms = kPanelAtoms;
 inline constexpr int kTileRows = 1;
 
 template <int kRows>
-HWY_INLINE void ProjectTile(const int16_t* HWY_RESTRICT panel, const int16_t* HWY_RESTRICT vector,
+HWY_INLINE void ProjectTile(const int16_t* HWY_RESTRICT pairs, const int16_t* HWY_RESTRICT vector,
                             int n_pairs, int16_t* HWY_RESTRICT scores, size_t scores_stride) {
   for (int j = 0; j < kPanelAtoms; ++j) {
     int32_t sum = 1 << 15;
     for (int i = 0; i < n_pairs; ++i) {
-      const int16_t* pair = panel + (i * kPanelAtoms + j) * 2;
+      const int16_t* pair = pairs + (i * kPanelAtoms + j) * 2;
       sum += pair[0] * vector[2 * i] + pair[1] * vector[2 * i + 1];
     }
     scores[j] = static_cast<int16_t>(sum >> 16);
@@ -44,10 +45,11 @@ HWY_INLINE void ProjectTile(const int16_t* HWY_RESTRICT panel, const int16_t* HW
 using WideTag = hn::CappedTag<int32_t, 16>;
 using PairTag = hn::Repartition<int16_t, WideTag>;
 inline constexpr size_t kWideLanes = hn::MaxLanes(WideTag());
-inline constexpr size_t kPanelVectors = kPanelAtoms / kWideLanes;
-// Vectors taken together: 2 x 4 sums on AVX2, which with 4 vectors of atoms, a factor and a product
-// fill its 16 registers (3 x 4 spill, measured half as fast); 6 x 2 on AVX-512, which has 32.
-inline constexpr int kTileRows = kWideLanes == 16 ? 6 : kWideLanes == 8 ? 2 : 1;
+// A tile is 6 vectors times the atoms of 2 registers: 12 sums, 2 registers of atoms, a factor and a
+// product are the 16 registers of AVX2.
+inline constexpr size_t kTileVectors = 2;
+inline constexpr size_t kTileAtoms = kTileVectors * kWideLanes;
+inline constexpr int kTileRows = 6;
 
 // sum[i] + a[2i] b[2i] + a[2i + 1] b[2i + 1]
 HWY_INLINE hn::Vec<WideTag> AddPairProducts(hn::Vec<PairTag> a, hn::Vec<PairTag> b,
@@ -65,40 +67,42 @@ HWY_INLINE hn::Vec<WideTag> AddPairProducts(hn::Vec<PairTag> a, hn::Vec<PairTag>
 #endif
 }
 
-// Scores of kRows vectors with the 32 atoms of a panel.
+// Scores of kRows vectors with kTileAtoms atoms of a panel, `pairs` pointing at the first of them.
 template <int kRows>
-HWY_INLINE void ProjectTile(const int16_t* HWY_RESTRICT panel, const int16_t* HWY_RESTRICT vectors,
+HWY_INLINE void ProjectTile(const int16_t* HWY_RESTRICT pairs, const int16_t* HWY_RESTRICT vectors,
                             int n_pairs, int16_t* HWY_RESTRICT scores, size_t scores_stride) {
   const WideTag d;
   const PairTag d_pair;
   const hn::Rebind<int16_t, WideTag> d_narrow;
-  hn::Vec<WideTag> sum[kRows * kPanelVectors];
+  hn::Vec<WideTag> sum[kRows * kTileVectors];
 #pragma GCC unroll 16
-  for (size_t v = 0; v < kRows * kPanelVectors; ++v) sum[v] = hn::Zero(d);
+  for (size_t v = 0; v < kRows * kTileVectors; ++v) sum[v] = hn::Zero(d);
   for (int i = 0; i < n_pairs; ++i) {
-    hn::Vec<PairTag> atoms[kPanelVectors];
-#pragma GCC unroll 8
-    for (size_t v = 0; v < kPanelVectors; ++v) {
-      atoms[v] = hn::LoadU(d_pair, panel + (i * kPanelVectors + v) * 2 * kWideLanes);
+    hn::Vec<PairTag> atoms[kTileVectors];
+#pragma GCC unroll 2
+    for (size_t v = 0; v < kTileVectors; ++v) {
+      atoms[v] = hn::LoadU(d_pair, pairs + (i * kPanelAtoms + v * kWideLanes) * 2);
+      KeepInRegister(atoms[v]);
     }
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
       int32_t pair;
       std::memcpy(&pair, vectors + (r * n_pairs + i) * 2, sizeof(pair));
       const auto factor = hn::BitCast(d_pair, hn::Set(d, pair));
-#pragma GCC unroll 8
-      for (size_t v = 0; v < kPanelVectors; ++v) {
-        auto& s = sum[r * kPanelVectors + v];
+#pragma GCC unroll 2
+      for (size_t v = 0; v < kTileVectors; ++v) {
+        auto& s = sum[r * kTileVectors + v];
         s = AddPairProducts(atoms[v], factor, s);
+        KeepInRegister(s);
       }
     }
   }
   const auto half = hn::Set(d, 1 << 15);
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-    for (size_t v = 0; v < kPanelVectors; ++v) {
-      const auto rounded = hn::ShiftRight<16>(hn::Add(sum[r * kPanelVectors + v], half));
+#pragma GCC unroll 2
+    for (size_t v = 0; v < kTileVectors; ++v) {
+      const auto rounded = hn::ShiftRight<16>(hn::Add(sum[r * kTileVectors + v], half));
       hn::StoreU(hn::DemoteTo(d_narrow, rounded), d_narrow,
                  scores + r * scores_stride + v * kWideLanes);
     }
@@ -122,16 +126,17 @@ void ProjectBlockSimd(const Dictionary& dictionary, const int16_t* vectors, int 
                       int16_t* scores) {
   const int n_pairs = dictionary.n_pairs();
   const size_t stride = dictionary.padded_atoms();
-  for (int p = 0; p < dictionary.n_chunks() * kChunkAtoms / kPanelAtoms; ++p) {
-    const int16_t* panel =
-        dictionary.quantized() + static_cast<size_t>(p) * n_pairs * kPanelAtoms * 2;
-    int16_t* to = scores + static_cast<size_t>(p) * kPanelAtoms;
+  for (size_t a = 0; a < stride; a += kTileAtoms) {
+    const size_t panel = a / kPanelAtoms;
+    const int16_t* pairs =
+        dictionary.quantized() + (panel * n_pairs * kPanelAtoms + a % kPanelAtoms) * 2;
     int r = 0;
     for (; r + kTileRows <= n_vectors; r += kTileRows) {
-      ProjectTile<kTileRows>(panel, vectors + r * n_pairs * 2, n_pairs, to + r * stride, stride);
+      ProjectTile<kTileRows>(pairs, vectors + r * n_pairs * 2, n_pairs, scores + r * stride + a,
+                             stride);
     }
     for (; r < n_vectors; ++r) {
-      ProjectTile<1>(panel, vectors + r * n_pairs * 2, n_pairs, to + r * stride, stride);
+      ProjectTile<1>(pairs, vectors + r * n_pairs * 2, n_pairs, scores + r * stride + a, stride);
     }
   }
 }

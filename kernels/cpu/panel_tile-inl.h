@@ -17,6 +17,16 @@ HWY_BEFORE_NAMESPACE();
 namespace lexico::kernels::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+// Makes the compiler hold v in a register from here on. GCC otherwise folds a load into each of the
+// instructions that use it, and a tile that reads its operands again for every row is bound by
+// loads: measured 44 against 74 G multiply-adds/s for the 16-bit tile on Zen 3.
+template <class V>
+HWY_INLINE void KeepInRegister(V& v) {
+#if HWY_COMPILER_GCC_ACTUAL && HWY_ARCH_X86 && HWY_TARGET != HWY_SCALAR
+  asm("" : "+v"(v.raw));
+#endif
+}
+
 // tile[r, j] = <q_r, atom j> for the kPanelAtoms atoms of a panel and kRows vectors, row r at
 // q + r * q_stride. 16 atoms at a time: with 4 rows that is 8 sums on AVX2, which hides the latency
 // of two multiply-add units, and 6 loads for 8 multiply-adds, which the load units keep up with.
@@ -34,13 +44,19 @@ HWY_INLINE void PanelTile(const float* HWY_RESTRICT panel, const float* HWY_REST
     for (size_t v = 0; v < kRows * kVectors; ++v) sum[v] = hn::Zero(d);
     for (int i = 0; i < head_dim; ++i) {
       const float* HWY_RESTRICT from = panel + i * kPanelAtoms + half;
+      hn::Vec<Tag> atoms[kVectors];
+#pragma GCC unroll 4
+      for (size_t v = 0; v < kVectors; ++v) {
+        atoms[v] = hn::LoadU(d, from + v * kLanes);
+        KeepInRegister(atoms[v]);
+      }
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) {
         const auto factor = hn::Set(d, q[r * q_stride + i]);
 #pragma GCC unroll 4
         for (size_t v = 0; v < kVectors; ++v) {
           auto& s = sum[r * kVectors + v];
-          s = hn::MulAdd(factor, hn::LoadU(d, from + v * kLanes), s);
+          s = hn::MulAdd(factor, atoms[v], s);
         }
       }
     }
