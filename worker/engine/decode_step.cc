@@ -13,7 +13,7 @@ void DecodeStep::Run(std::span<SessionKv* const> sessions) {
   const ModelConfig& config = context_->config();
   ids_.resize(n);
   positions_.resize(n);
-  finite_.assign(n, 1);
+  non_finite_.assign(n, std::nullopt);
   for (int64_t i = 0; i < n; ++i) {
     LEXICO_CHECK(!sessions[i]->pending().empty());
     ids_[i] = sessions[i]->pending()[0];
@@ -32,12 +32,13 @@ void DecodeStep::Run(std::span<SessionKv* const> sessions) {
   piece_begin_.resize(n + 1);
   std::iota(piece_begin_.begin(), piece_begin_.end(), 0);
 
+  attention_time_ = absl::ZeroDuration();
   context_->transformer->Embed(ids_, hidden_.data());
   for (int layer = 0; layer < config.n_layers; ++layer) RunLayer(layer, sessions);
   logits_.resize(n * config.vocab_size);
   context_->transformer->Logits(hidden_.data(), n, logits_.data(), context_->transformer_scratch);
   for (int64_t i = 0; i < n; ++i) {
-    if (finite_[i]) sessions[i]->CommitRow();
+    if (!non_finite_[i]) sessions[i]->CommitRow();
   }
 }
 
@@ -47,13 +48,15 @@ void DecodeStep::RunLayer(int layer, std::span<SessionKv* const> sessions) {
   context_->transformer->AttentionInputs(layer, hidden_.data(), n, positions_.data(), q_.data(),
                                          k_.data(), v_.data(), context_->transformer_scratch);
   for (int64_t i = 0; i < n; ++i) {
-    finite_[i] &= sessions[i]->WriteRow(layer, k_.data() + i * config.kv_dim(),
-                                        v_.data() + i * config.kv_dim());
+    const std::optional<KvKind> bad = sessions[i]->WriteRow(layer, k_.data() + i * config.kv_dim(),
+                                                            v_.data() + i * config.kv_dim());
+    if (bad.has_value() && !non_finite_[i].has_value()) non_finite_[i] = bad;
   }
   const auto part = [&](int which, int64_t first, int64_t count) {
     return PartialRows(context_->shape, config.n_heads, first, count, partial_[which].data(),
                        partial_max_[which].data(), partial_sum_[which].data());
   };
+  const absl::Time attention_begin = context_->clock->Now();
   // Neighbours of one layout share a call.
   for (int64_t first = 0; first < n;) {
     int64_t end = first + 1;
@@ -69,6 +72,7 @@ void DecodeStep::RunLayer(int layer, std::span<SessionKv* const> sessions) {
                                           {windows.out, windows.max_score, windows.sum_exp}};
   kernels::MergePartials(parts, {attention_.data(), {n, config.n_heads, config.head_dim}},
                          context_->stream);
+  attention_time_ += context_->clock->Now() - attention_begin;
   context_->transformer->AttentionOutputs(layer, attention_.data(), n, hidden_.data(),
                                           context_->transformer_scratch);
 }

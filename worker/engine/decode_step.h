@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -22,21 +23,24 @@ class DecodeStep {
   // REQUIRES: every session is there once, has a pending token and ReserveRow was OK.
   void Run(std::span<SessionKv* const> sessions);
 
-  // Of session i of the last Run. False: a key or value was not finite; the session is unchanged.
-  bool ok(int64_t i) const { return finite_[i] != 0; }
+  // Of session i of the last Run: what was not finite, if anything; the session is then unchanged.
+  std::optional<KvKind> non_finite(int64_t i) const { return non_finite_[i]; }
   std::span<const float> logits(int64_t i) const;
+  // Of the last Run, all sessions together.
+  absl::Duration attention_time() const { return attention_time_; }
 
  private:
   void RunLayer(int layer, std::span<SessionKv* const> sessions);
   void AttendToWindows(int layer, std::span<SessionKv* const> sessions, const PartialViews& out);
 
   ForwardContext* const context_;
-  std::vector<int32_t> ids_;        // [n]
-  std::vector<int32_t> positions_;  // [n]
-  std::vector<uint8_t> finite_;     // [n]
-  std::vector<float> hidden_;       // [n, hidden_dim]
-  std::vector<float> q_;            // [n, n_heads, head_dim]
-  std::vector<float> k_;            // [n, n_kv_heads, head_dim]
+  absl::Duration attention_time_;
+  std::vector<int32_t> ids_;                       // [n]
+  std::vector<int32_t> positions_;                 // [n]
+  std::vector<std::optional<KvKind>> non_finite_;  // [n]
+  std::vector<float> hidden_;                      // [n, hidden_dim]
+  std::vector<float> q_;                           // [n, n_heads, head_dim]
+  std::vector<float> k_;                           // [n, n_kv_heads, head_dim]
   std::vector<float> v_;
   std::vector<float> attention_;   // [n, n_heads, head_dim]
   std::vector<float> logits_;      // [n, vocab_size]

@@ -113,11 +113,13 @@ struct CallUsage {
 
 // As lexico.v1.Timing.
 struct CallTiming {
-  absl::Duration queue;        // from the call to its first slice
-  absl::Duration prefill;      // slices of this call, without coding
-  absl::Duration coding;       // OMP of its prefill and of its sealings
-  absl::Duration first_token;  // from the call to the first token; zero for Append
-  absl::Duration decode;       // from the first to the last token
+  absl::Duration queue;              // from the call to its first slice
+  absl::Duration prefill;            // slices of this call, without coding
+  absl::Duration coding;             // OMP of its prefill and of its sealings
+  absl::Duration first_token;        // from the call to the first token; zero for Append
+  absl::Duration decode;             // from the first to the last token
+  absl::Duration prefill_attention;  // the part of `prefill` that is attention
+  absl::Duration decode_attention;   // the part of its decode steps, whole batches
 };
 
 struct CallResult {

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "proto/base/check.h"
 #include "worker/engine/engine_impl.h"
 #include "worker/engine/errors.h"
@@ -210,10 +209,11 @@ void Engine::Impl::RunSlice(Sequence& sequence) {
   const absl::Status status = job.RunSlice();
   const absl::Duration coding = job.coding_time() - coding_before;
   sequence.timing.coding += coding;
+  sequence.timing.prefill_attention = job.attention_time();
   sequence.timing.prefill += clock_->Now() - begin - coding;
   metrics_.OnCoded(job.n_coded_vectors() - vectors_before, coding);
   if (!status.ok()) {
-    metrics_.OnNonFinite(absl::StrContains(status.message(), "value"));
+    if (job.non_finite().has_value()) metrics_.OnNonFinite(*job.non_finite());
     Finish(sequence, status);
     return;
   }
@@ -286,14 +286,15 @@ void Engine::Impl::RunDecode(const std::vector<SequenceId>& ids) {
   for (size_t i = 0; i < batch.size(); ++i) {
     Sequence& sequence = *batch[i];
     SessionKv& kv = *sessions[i];
-    if (!decode_step_.ok(static_cast<int64_t>(i))) {
-      metrics_.OnNonFinite(false);
+    if (const auto bad = decode_step_.non_finite(static_cast<int64_t>(i)); bad.has_value()) {
+      metrics_.OnNonFinite(*bad);
       ended.emplace_back(
           &sequence, absl::InternalError(fmt::format("a key or value at position {} is not finite",
                                                      kv.n_tokens())));
       continue;
     }
     committed.push_back(&sequence);
+    sequence.timing.decode_attention += decode_step_.attention_time();
     auto sampled =
         sampler_.Sample(sequence.request.sampling, decode_step_.logits(static_cast<int64_t>(i)),
                         kv.log(), static_cast<int64_t>(kv.log().size()));

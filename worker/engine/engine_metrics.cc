@@ -69,8 +69,9 @@ void EngineMetrics::OnCoded(int64_t n_vectors, absl::Duration took) {
   }
 }
 
-void EngineMetrics::OnNonFinite(bool value) {
-  metrics_->Counter("lexico_non_finite_vectors_total", {value ? "v" : "k"}).Increment();
+void EngineMetrics::OnNonFinite(KvKind kind) {
+  metrics_->Counter("lexico_non_finite_vectors_total", {kind == KvKind::kKey ? "k" : "v"})
+      .Increment();
 }
 
 void EngineMetrics::OnSealed(std::span<const PageExport> pages) {

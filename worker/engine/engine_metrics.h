@@ -24,7 +24,7 @@ class EngineMetrics {
   void OnFinished(const absl::StatusOr<CallResult>& result, bool generate);
   void OnStep(std::string_view phase, absl::Duration took);
   void OnCoded(int64_t n_vectors, absl::Duration took);
-  void OnNonFinite(bool value);
+  void OnNonFinite(KvKind kind);
   void OnSealed(std::span<const PageExport> pages);
   void SetLoad(const EngineLoad& load, int n_busy_sessions);
 

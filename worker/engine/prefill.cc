@@ -84,9 +84,12 @@ int64_t PrefillJob::block_rows() const { return std::min(Transformer::kRowBlock,
 absl::Status PrefillJob::RunSlice() {
   LEXICO_CHECK(!done());
   switch (phase_) {
-    case Phase::kHistory:
+    case Phase::kHistory: {
+      const absl::Time begin = context_->clock->Now();
       RunHistory();
+      attention_time_ += context_->clock->Now() - begin;
       return absl::OkStatus();
+    }
     case Phase::kInputs:
       return RunInputs();
     case Phase::kAttention:
@@ -136,6 +139,7 @@ absl::Status PrefillJob::RunInputs() {
   for (const bool value : {false, true}) {
     if (!RoundToCacheType(context_->shape.cache_type, rows * context_->shape.row_dim(),
                           history_row(value, first), context_->stream, rounding_)) {
+      non_finite_ = value ? KvKind::kValue : KvKind::kKey;
       return absl::InternalError(
           fmt::format("a {} of layer {} at one of positions {} to {} is not finite as {}",
                       value ? "value" : "key", layer_, positions_[row_],
@@ -160,11 +164,13 @@ void PrefillJob::RunAttention() {
   const double flop_per_row = 4.0 * config.head_dim * config.n_heads * keys;
   const auto blocks = static_cast<int64_t>(kSliceFlop / flop_per_row) / kQueryBlock;
   const int64_t count = std::min(rows - attended_, std::max<int64_t>(blocks, 1) * kQueryBlock);
+  const absl::Time begin = context_->clock->Now();
   if (direct_) {
     AttendDirectly(attended_, count);
   } else {
     AttendRows(attended_, count);
   }
+  attention_time_ += context_->clock->Now() - begin;
   attended_ += count;
   if (attended_ < rows) return;
   const int64_t first = is_last_layer() ? rows - 1 : 0;

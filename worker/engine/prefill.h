@@ -19,6 +19,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -62,9 +63,13 @@ class PrefillJob {
   // The session with the new tokens. REQUIRES: done().
   std::unique_ptr<SessionKv> Commit();
 
+  // What was not finite, after RunSlice has failed for that.
+  std::optional<KvKind> non_finite() const { return non_finite_; }
   // The session's log with the new tokens.
   std::span<const int32_t> log() const { return kv_->log(); }
   absl::Duration coding_time() const { return coding_time_; }
+  // Attention and rebuilding the history for it.
+  absl::Duration attention_time() const { return attention_time_; }
   int64_t n_coded_vectors() const { return n_coded_vectors_; }
 
  private:
@@ -115,7 +120,9 @@ class PrefillJob {
   // Pages of a batch, adapted to kSliceTime; results do not depend on it.
   int64_t coding_batch_ = 4;
   int64_t history_batch_ = 64;
+  std::optional<KvKind> non_finite_;
   absl::Duration coding_time_;
+  absl::Duration attention_time_;
   int64_t n_coded_vectors_ = 0;
 };
 

@@ -46,7 +46,7 @@ struct WaitingSequence {
 };
 
 struct EngineState {
-  uint64_t step = 0;                     // number of the next step
+  uint64_t step = 1;                     // number of the next step; 0 is before any
   std::vector<RunningDecode> running;    // in the order they started
   std::vector<ActivePrefill> prefills;   // in the order they were admitted
   std::vector<WaitingSequence> waiting;  // in the order of arrival

@@ -17,6 +17,8 @@
 
 namespace lexico::worker {
 
+enum class KvKind : uint8_t { kKey, kValue };
+
 // The shape of a model's keys and values.
 struct KvShape {
   int n_layers = 0;

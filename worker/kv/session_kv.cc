@@ -184,7 +184,7 @@ absl::Status SessionKv::ReserveRow() {
   return absl::OkStatus();
 }
 
-bool SessionKv::WriteRow(int layer, const float* k, const float* v) {
+std::optional<KvKind> SessionKv::WriteRow(int layer, const float* k, const float* v) {
   const int row = window_rows();
   LEXICO_CHECK_LT(row, layout_.window_capacity());
   const int64_t dim = layout_.shape.row_dim();
@@ -192,14 +192,16 @@ bool SessionKv::WriteRow(int layer, const float* k, const float* v) {
   // One row is far below the cost of starting threads.
   const kernels::Stream stream = kernels::Stream::Cpu(1);
   std::vector<float> rounded(dim);
-  bool finite = true;
+  std::optional<KvKind> bad;
   for (const bool value : {false, true}) {
     uint8_t* to = window_row(layer, value, row);
     kernels::Convert({value ? v : k, {dim}}, {to, type, {dim}}, stream);
     kernels::Convert({to, type, {dim}}, {rounded.data(), {dim}}, stream);
-    for (const float x : rounded) finite &= std::isfinite(x);
+    for (const float x : rounded) {
+      if (!std::isfinite(x)) bad = value ? KvKind::kValue : KvKind::kKey;
+    }
   }
-  return finite;
+  return bad;
 }
 
 void SessionKv::CommitRow() {

@@ -23,6 +23,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -91,8 +92,8 @@ class SessionKv {
   // names the pages needed and free; the session is unchanged.
   absl::Status ReserveRow();
   // Row window_rows() of a layer: k and v [n_kv_heads, head_dim] F32, rounded to the cache type.
-  // False when a rounded value is not finite. REQUIRES: ReserveRow was OK.
-  bool WriteRow(int layer, const float* k, const float* v);
+  // Which of them is then not finite, if any. REQUIRES: ReserveRow was OK.
+  std::optional<KvKind> WriteRow(int layer, const float* k, const float* v);
   // After the row of every layer was written: the first pending token has keys and values.
   void CommitRow();
   // Codes the layers that are due, and seals when the window is full. `dictionaries` [n_layers].
