@@ -12,9 +12,10 @@
 //   - an atom is never taken twice; an atom that adds nothing new to S (its distance to the span of
 //   S
 //     is below kPivotMin) is skipped for good, so duplicate atoms do not divide by zero
-//   - the pursuit stops when ||r|| <= kResidualStop * ||x||: nothing is left to explain; and when no
-//     atom that may still be chosen has |<r, d_a>| > kScoreStop * ||x||: the rest lies outside their
-//     span, so further atoms would be picked by rounding
+//   - the pursuit stops when ||r|| <= kResidualStop * ||x||: nothing is left to explain; and when
+//   no
+//     atom that may still be chosen has |<r, d_a>| > kScoreStop * ||x||: the rest lies outside
+//     their span, so further atoms would be picked by rounding
 //   - x = 0: no atoms, error 0
 //   - x with NaN or infinity: no atoms, error NaN, and it is counted in n_non_finite; the caller
 //   must
