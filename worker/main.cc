@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "cache_store/client/client.h"
+#include "kernels/cpu/openmp.h"
 #include "proto/base/log.h"
 #include "proto/base/metrics.h"
 #include "proto/base/options.h"
@@ -237,4 +238,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace lexico::worker
 
-int main(int argc, char** argv) { return lexico::worker::Main(argc, argv); }
+int main(int argc, char** argv) {
+  lexico::kernels::cpu::EnsureShortSpin(argv);
+  return lexico::worker::Main(argc, argv);
+}

@@ -3,10 +3,12 @@
 
 #include <iostream>
 
+#include "kernels/cpu/openmp.h"
 #include "proto/base/options.h"
 #include "tools/eval/commands.h"
 
 int main(int argc, char** argv) {
+  lexico::kernels::cpu::EnsureShortSpin(argv);
   CLI::App app("Evaluates a model folder with the worker's own code.", "lexico-eval");
   app.set_version_flag("--version", "lexico-eval " LEXICO_VERSION);
   app.require_subcommand(1);

@@ -393,7 +393,8 @@ void Engine::Impl::Finish(Sequence& sequence, const absl::Status& status) {
     session.kv->AddPending(sequence.ended_by_end_token ? sequence.request.closing_ids_after_end
                                                        : sequence.request.closing_ids_otherwise);
   }
-  absl::StatusOr<CallResult> result = status;
+  absl::StatusOr<CallResult> result = CallResult{};
+  if (!status.ok()) result = status;
   std::unique_ptr<Sequence> owned;
   {
     absl::MutexLock lock(&mutex_);
