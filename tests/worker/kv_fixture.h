@@ -60,7 +60,7 @@ class KvTest : public testing::Test {
       for (int layer = 0; layer < kLayers; ++layer) {
         const std::vector<float> k = RandomRows(1);
         const std::vector<float> v = RandomRows(1);
-        ASSERT_TRUE(kv.WriteRow(layer, k.data(), v.data()));
+        ASSERT_EQ(kv.WriteRow(layer, k.data(), v.data()), std::nullopt);
       }
       kv.CommitRow();
       ASSERT_TRUE(kv.CodeAhead(dictionaries_, stream_, scratch_).ok());

@@ -208,12 +208,12 @@ TEST_F(SessionKvTest, RowsThatAreNotFiniteInTheCacheTypeAreSeen) {
   auto kv = Open(Layout("dense", kernels::DType::kF16));
   std::vector<float> row(kRowDim, 1.0f);
   const std::vector<float> good = row;
-  EXPECT_TRUE(kv->WriteRow(0, good.data(), row.data()));
+  EXPECT_EQ(kv->WriteRow(0, good.data(), row.data()), std::nullopt);
   row[5] = 70000;  // beyond F16
-  EXPECT_FALSE(kv->WriteRow(0, row.data(), good.data()));
-  EXPECT_FALSE(kv->WriteRow(0, good.data(), row.data()));
+  EXPECT_EQ(kv->WriteRow(0, row.data(), good.data()), KvKind::kKey);
+  EXPECT_EQ(kv->WriteRow(0, good.data(), row.data()), KvKind::kValue);
   row[5] = std::numeric_limits<float>::quiet_NaN();
-  EXPECT_FALSE(kv->WriteRow(0, good.data(), row.data()));
+  EXPECT_EQ(kv->WriteRow(0, good.data(), row.data()), KvKind::kValue);
 }
 
 TEST_F(SessionKvTest, AFullPoolIsResourceExhaustedAndTheSessionStays) {
