@@ -60,7 +60,8 @@ absl::Status ValidateShape(const TensorView& view) {
 
 }  // namespace
 
-Dictionary::Dictionary(const float* rows, int n_atoms, int head_dim, int threads)
+Dictionary::Dictionary(const float* rows, int n_atoms, int head_dim, int threads,
+                       size_t gram_bytes_max)
     : PreparedDictionary(n_atoms, head_dim),
       row_stride_((head_dim + 15) / 16 * 16),
       n_panels_((n_atoms + kPanelAtoms - 1) / kPanelAtoms),
@@ -81,7 +82,7 @@ Dictionary::Dictionary(const float* rows, int n_atoms, int head_dim, int threads
           static_cast<int16_t>(std::lrint(from[i] * kQuantizedOne));
     }
   }
-  if (gram_elements() * sizeof(int16_t) <= kGramKeptBytesMax) {
+  if (gram_elements() * sizeof(int16_t) <= gram_bytes_max) {
     gram_ = hwy::AllocateAligned<int16_t>(gram_elements());
     BuildGram(*this, threads, gram_.get());
   }
@@ -96,7 +97,8 @@ size_t Dictionary::bytes() const {
 }
 
 absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(TensorView dictionary,
-                                                                            const Stream& stream) {
+                                                                            const Stream& stream,
+                                                                            size_t gram_bytes_max) {
   if (absl::Status status = ValidateShape(dictionary); !status.ok()) return status;
   const int n_atoms = static_cast<int>(dictionary.dim(0));
   const int head_dim = static_cast<int>(dictionary.dim(1));
@@ -119,7 +121,8 @@ absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(Tens
     }
     for (int i = 0; i < head_dim; ++i) row[i] = static_cast<float>(row[i] / norm);
   }
-  return std::make_shared<const Dictionary>(rows.data(), n_atoms, head_dim, stream.threads());
+  return std::make_shared<const Dictionary>(rows.data(), n_atoms, head_dim, stream.threads(),
+                                            gram_bytes_max);
 }
 
 const Dictionary& AsCpu(const PreparedDictionary& dictionary) {

@@ -24,14 +24,10 @@ inline constexpr int kChunkAtoms = 4 * kPanelAtoms;
 // Value of 1.0 in 16-bit panels and in vectors multiplied with them.
 inline constexpr float kQuantizedOne = 32767.0f;
 
-// A Gram matrix up to this size is made once and kept: 2 MiB is 1024 atoms. That of 4096 atoms is
-// 32 MiB, times two dictionaries a layer: more than the model the embedded demo runs.
-inline constexpr size_t kGramKeptBytesMax = size_t{2} << 20;
-
 class Dictionary final : public PreparedDictionary {
  public:
   // `rows` [n_atoms, head_dim], unit rows; copied.
-  Dictionary(const float* rows, int n_atoms, int head_dim, int threads);
+  Dictionary(const float* rows, int n_atoms, int head_dim, int threads, size_t gram_bytes_max);
 
   size_t bytes() const override;
 
@@ -53,8 +49,8 @@ class Dictionary final : public PreparedDictionary {
   // n_atoms rounded up to whole chunks.
   int padded_atoms() const { return n_chunks_ * kChunkAtoms; }
 
-  // [n_atoms, padded_atoms] int16: <d_a, d_b> * 2^15, rounded, at most 2^15 - 1. Null unless it
-  // takes at most kGramKeptBytesMax.
+  // [n_atoms, padded_atoms] int16: <d_a, d_b> * 2^15, rounded, at most 2^15 - 1. Null where it
+  // would take more than gram_bytes_max.
   const int16_t* gram() const { return gram_.get(); }
   size_t gram_elements() const { return static_cast<size_t>(n_atoms()) * padded_atoms(); }
 
@@ -69,7 +65,8 @@ class Dictionary final : public PreparedDictionary {
 };
 
 absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(TensorView dictionary,
-                                                                            const Stream& stream);
+                                                                            const Stream& stream,
+                                                                            size_t gram_bytes_max);
 
 // The CPU form behind the interface; CHECK-fails for a dictionary that another device prepared.
 const Dictionary& AsCpu(const PreparedDictionary& dictionary);

@@ -5,10 +5,11 @@
 namespace lexico::kernels {
 
 absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(TensorView dictionary,
-                                                                            const Stream& stream) {
+                                                                            const Stream& stream,
+                                                                            size_t gram_bytes_max) {
   switch (stream.kind()) {
     case DeviceKind::kCpu:
-      return cpu::PrepareDictionary(dictionary, stream);
+      return cpu::PrepareDictionary(dictionary, stream, gram_bytes_max);
     case DeviceKind::kCuda:
       break;
   }

@@ -84,6 +84,18 @@ TEST(DictionaryTest, FormsHoldTheSameNumbers) {
   }
 }
 
+TEST(DictionaryTest, GramMatrixIsKeptWithinItsLimitOnly) {
+  std::mt19937 random(2);
+  const std::vector<float> atoms = tests::RandomAtoms(128, 8, random);
+  const TensorView view(atoms.data(), {128, 8});
+  const size_t gram_bytes = 128 * 128 * 2;
+  const auto with = PrepareDictionary(view, Stream::Cpu(1), gram_bytes);
+  const auto without = PrepareDictionary(view, Stream::Cpu(1), gram_bytes - 1);
+  EXPECT_NE(cpu::AsCpu(**with).gram(), nullptr);
+  EXPECT_EQ(cpu::AsCpu(**without).gram(), nullptr);
+  EXPECT_EQ((*with)->bytes(), (*without)->bytes() + gram_bytes);
+}
+
 TEST(DictionaryTest, ShapesOutsideTheLimitsAreRefused) {
   const std::vector<float> atoms(20 * 300, 0.1f);
   EXPECT_THAT(ErrorOf(TensorView(atoms.data(), {15, 4})), HasSubstr("15 atoms; 16 to 8192"));

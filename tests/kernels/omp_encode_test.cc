@@ -393,6 +393,19 @@ TEST(OmpEncodeTest, SameBitsWhateverTheBatchAndTheThreads) {
   }
 }
 
+TEST(OmpEncodeTest, SameBitsWithAndWithoutAKeptGramMatrix) {
+  std::mt19937 random(29);
+  const std::vector<float> atoms = RandomAtoms(600, 40, random);
+  const TensorView view(atoms.data(), {600, 40});
+  const auto with = PrepareDictionary(view, Stream::Cpu(1));
+  const auto without = PrepareDictionary(view, Stream::Cpu(1), /*gram_bytes_max=*/0);
+  // Noise alone, to the full dimension: residuals become small against the vector.
+  const std::vector<float> x = RandomNormal(30 * 40, random);
+  for (const int sparsity : {8, 40}) {
+    ExpectSameBits(Encode(x, **with, sparsity), Encode(x, **without, sparsity));
+  }
+}
+
 TEST(OmpEncodeTest, EmptyBatchIsNothing) {
   std::mt19937 random(27);
   EXPECT_EQ(Encode({}, *RandomDictionary(16, 16, random), 4).n_vectors(), 0);
