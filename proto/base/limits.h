@@ -82,7 +82,7 @@ inline constexpr unsigned kRegexStackMax = 16u << 20;  // backtrack entries: a r
 inline constexpr double kRegexSecondsPerMiB = 2;       // real patterns take 0.1 s
 inline constexpr size_t kTemplateBytesMax = 1u << 20;  // longest chat template seen: 20 KB
 inline constexpr int kTemplateDepthMax = 200;  // nesting of blocks, expressions, calls and values
-inline constexpr int kTemplateStepsMax = 4'000'000;    // expressions evaluated in one rendering
+inline constexpr int kTemplateStepsMax = 1'000'000;  // expressions evaluated in one rendering
 inline constexpr size_t kTemplateTextBytesMax = 128u << 20;  // all strings made by one rendering
 
 }  // namespace lexico::base

@@ -32,10 +32,12 @@ struct ChatMessage {
 // with parse_special = true and what users wrote with parse_special = false, both without
 // add_special_tokens (the begin-of-text token, if any, is part of the first piece).
 //
+// An answer that was not generated (an example, an imported one) is preceded by `answer_begin`.
 // An answer that the model ended itself already holds the first token of `assistant_end`.
 struct TurnPieces {
-  std::string begin;          // begin-of-text and everything before the first user's text
-  std::string user_end;       // between a user's text and the answer: "<|end|>\n<|assistant|>\n"
+  std::string begin;         // begin-of-text and everything before the first user's text
+  std::string user_end;      // between a user's text and the answer: "<|end|>\n<|assistant|>\n"
+  std::string answer_begin;  // white space that a model writes before its answer itself; usually ""
   std::string assistant_end;  // after an answer: "<|end|>\n"
   std::string user_begin;     // before the text of every later user turn: "<|user|>\n"
 

@@ -73,6 +73,7 @@ struct Stmt {
   StmtKind kind;
   int line = 0;
   std::string text;
+  bool uses_loop = false;  // kFor: the variable `loop` is asked for
   std::vector<std::string> names;
   ExprPtr expr;
   ExprPtr condition;

@@ -179,7 +179,7 @@ Interpreter::FlowOr Interpreter::ExecuteFor(const Stmt& stmt) {
       outer_depth != nullptr && outer_depth->AsInt() ? static_cast<int>(*outer_depth->AsInt()) : 0;
   for (size_t i = 0; i < elements.size(); ++i) {
     scopes_.emplace_back();  // what a round sets ends with it
-    scopes_.back().variables.Set("loop", LoopVariable(elements, i, depth + 1));
+    if (stmt.uses_loop) scopes_.back().variables.Set("loop", LoopVariable(elements, i, depth + 1));
     absl::Status bound = Bind(stmt.names, elements[i]);
     const FlowOr flow = bound.ok() ? Execute(stmt.body) : FlowOr(bound);
     scopes_.pop_back();

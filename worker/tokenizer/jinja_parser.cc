@@ -147,7 +147,9 @@ class Parser {
     if (tokens_.IsName("recursive")) return tokens_.Error("recursive loops are not supported");
     LEXICO_RETURN_IF_ERROR(CloseTag());
     ++n_loops_;
+    const size_t body_begin = tokens_.position();
     LEXICO_ASSIGN_OR_RETURN(stmt->body, ParseBody({"else", "endfor"}));
+    stmt->uses_loop = tokens_.HasNameSince(body_begin, "loop");
     --n_loops_;
     if (AtTag({"else"})) {
       LEXICO_RETURN_IF_ERROR(TakeTag("else"));

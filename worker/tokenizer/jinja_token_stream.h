@@ -36,6 +36,15 @@ class TokenStream {
   bool TakeOp(std::string_view text) { return IsOp(text) && (Next(), true); }
   bool TakeName(std::string_view text) { return IsName(text) && (Next(), true); }
 
+  size_t position() const { return at_; }
+  // Whether the name is anywhere between a position and here.
+  bool HasNameSince(size_t position, std::string_view name) const {
+    return std::any_of(tokens_.begin() + static_cast<ptrdiff_t>(position),
+                       tokens_.begin() + static_cast<ptrdiff_t>(at_), [name](const Token& token) {
+                         return token.kind == TokenKind::kName && token.text == name;
+                       });
+  }
+
   absl::Status Expect(TokenKind kind, std::string_view what) {
     if (Peek().kind != kind) return Error(fmt::format("expected {}", what));
     Next();

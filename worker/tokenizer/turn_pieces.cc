@@ -96,12 +96,19 @@ absl::StatusOr<TurnPieces> FindTurnPieces(const RenderFunction& render) {
   pieces.user_begin = three[2].substr(pieces.assistant_end.size());
   LEXICO_ASSIGN_OR_RETURN(const auto five, RenderAndCut(render, 5, true));
 
+  // "ASSISTANT:" is followed by a space in a finished turn: the model's own.
+  const std::string& before_answer = two[1];
+  if (!before_answer.starts_with(pieces.user_end) ||
+      before_answer.find_first_not_of(" \n\t", pieces.user_end.size()) != std::string::npos) {
+    return Unstable("begin of an answer", pieces.user_end, before_answer);
+  }
+  pieces.answer_begin = before_answer.substr(pieces.user_end.size());
   for (const auto* parts : {&two, &three, &five}) {
     if ((*parts)[0] != pieces.begin) return Unstable("begin", pieces.begin, (*parts)[0]);
     for (size_t i = 1; i < parts->size(); i += 2) {
-      if ((*parts)[i] != pieces.user_end) {
-        return Unstable("begin of an answer", pieces.user_end, (*parts)[i]);
-      }
+      const bool is_last = i + 1 == parts->size();  // where the answer is still to come
+      const std::string& expected = is_last ? pieces.user_end : before_answer;
+      if ((*parts)[i] != expected) return Unstable("begin of an answer", expected, (*parts)[i]);
     }
   }
   const std::string between = pieces.assistant_end + pieces.user_begin;
