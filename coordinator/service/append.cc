@@ -79,6 +79,7 @@ absl::Status AppendDocument(Cluster& cluster, Mover& mover, const Caller& caller
   const absl::Status pumped = Pump(caller, next_chunk, &chunk, &message, writer.get());
   if (!pumped.ok()) context->TryCancel();
   const absl::Status finished = rpc::FromGrpc(writer->Finish());
+  if (!finished.ok() && !IsTransportFailure(finished)) cluster.MarkUnsettled(hold);
   if (!pumped.ok()) return pumped;
   if (finished.ok()) {
     cluster.UpdateFacts(session_id, located.epoch, FactsFromProto(response->session()));

@@ -13,6 +13,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -153,6 +154,11 @@ class Cluster {
   void Confirm(const Hold& hold, uint64_t epoch, Placement placement, const SessionFacts& facts);
   // What Describe said, outside a hold.
   void UpdateFacts(const std::string& session_id, uint64_t epoch, const SessionFacts& facts);
+  // A call ended before its worker did: cancelled, or out of time. The worker stops within a step,
+  // and until then it refuses others as busy.
+  void MarkUnsettled(const Hold& hold);
+  // Whether that is so; false from the next time on.
+  bool TakeUnsettled(const Hold& hold);
   // A call succeeded.
   void MarkUsed(const Hold& hold, int64_t n_tokens);
   absl::Status Remove(const Hold& hold);
@@ -188,6 +194,7 @@ class Cluster {
   Registry registry_ ABSL_GUARDED_BY(mutex_);
   Admission admission_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, Link> links_ ABSL_GUARDED_BY(mutex_);
+  std::set<std::string> unsettled_ ABSL_GUARDED_BY(mutex_);  // session ids
   bool is_stopping_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

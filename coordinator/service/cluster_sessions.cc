@@ -226,6 +226,16 @@ void Cluster::UpdateFacts(const std::string& session_id, uint64_t epoch,
   registry_.UpdateFacts(session_id, epoch, facts);
 }
 
+void Cluster::MarkUnsettled(const Hold& hold) {
+  absl::MutexLock lock(&mutex_);
+  unsettled_.insert(hold.session_id());
+}
+
+bool Cluster::TakeUnsettled(const Hold& hold) {
+  absl::MutexLock lock(&mutex_);
+  return unsettled_.erase(hold.session_id()) > 0;
+}
+
 void Cluster::MarkUsed(const Hold& hold, int64_t n_tokens) {
   {
     absl::MutexLock lock(&mutex_);
@@ -241,6 +251,7 @@ absl::Status Cluster::Remove(const Hold& hold) {
   if (!status.ok()) return StateFailed(status);
   absl::MutexLock lock(&mutex_);
   registry_.Remove(session.session_id);
+  unsettled_.erase(session.session_id);
   return absl::OkStatus();
 }
 

@@ -85,6 +85,10 @@ bool IsStaleOwner(const absl::Status& status) {
   return absl::IsNotFound(status) || absl::IsAborted(status);
 }
 
+bool IsStillStopping(const absl::Status& status) {
+  return absl::IsFailedPrecondition(status) && rpc::ReasonOf(status) == "session_busy";
+}
+
 bool IsWorthAnotherWorker(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsResourceExhausted(status) ||
          absl::IsDeadlineExceeded(status);

@@ -31,6 +31,9 @@ absl::Status ShuttingDown();
 bool IsTransportFailure(const absl::Status& status);
 // The worker does not hold the session at the epoch we named.
 bool IsStaleOwner(const absl::Status& status);
+// The worker is still busy with a call of this session. We let only one run at a time, so it is one
+// that was cancelled and stops within a step.
+bool IsStillStopping(const absl::Status& status);
 // Another worker may be able to take the session.
 bool IsWorthAnotherWorker(const absl::Status& status);
 

@@ -4,7 +4,9 @@
 
 #include <utility>
 
+#include "absl/time/clock.h"
 #include "coordinator/service/errors.h"
+#include "coordinator/service/worker_call.h"
 #include "proto/base/status.h"
 #include "proto/rpc/status_map.h"
 
@@ -26,14 +28,22 @@ absl::Status GenerateCall::Run() {
     LEXICO_RETURN_IF_ERROR(caller_.StillThere());
     LEXICO_ASSIGN_OR_RETURN(const Located located, mover_.Locate(caller_, hold));
     LEXICO_RETURN_IF_ERROR(cluster_.AssignWorker(hold, located.worker_id));
-    const absl::Status status = RunOnce(hold, located);
+    absl::Status status = RunOnce(hold, located);
+    for (const absl::Time deadline = absl::Now() + kSettleTimeout;
+         IsStillStopping(status) && caller_.StillThere().ok() && absl::Now() < deadline;) {
+      absl::SleepFor(kSettlePoll);
+      status = RunOnce(hold, located);
+    }
     if (status.ok()) {
       cluster_.MarkUsed(
           hold, usage_.n_context_tokens() + usage_.n_prompt_tokens() + usage_.n_generated_tokens());
       return status;
     }
+    if (!IsTransportFailure(status) && !IsStaleOwner(status)) {
+      cluster_.MarkUnsettled(hold);
+      return status;
+    }
     LEXICO_RETURN_IF_ERROR(caller_.StillThere());
-    if (!IsTransportFailure(status) && !IsStaleOwner(status)) return status;
     LEXICO_RETURN_IF_ERROR(mover_.Fence(hold, located.worker_id, IsTransportFailure(status)));
     lost_worker = located.worker_id;
   }

@@ -25,6 +25,7 @@ v1::SessionAtEpoch AtEpoch(const std::string& session_id, uint64_t epoch) {
 }  // namespace
 
 absl::StatusOr<Located> Mover::Locate(const Caller& caller, const Hold& hold) {
+  WaitUntilSettled(hold);
   const absl::Time begin = cluster_.Now();
   RouteRequest request;
   {
@@ -73,7 +74,8 @@ absl::Status Mover::TakeUp(const Hold& hold, const std::string& worker_id) {
   v1::Session restored;
   absl::Status status = CallWorker(cluster_, worker_id, &StubInterface::Restore, request, &restored,
                                    cluster_.options().move_timeout);
-  if (absl::IsNotFound(status)) {
+  // A worker without a store says FailedPrecondition; an unused session needs none.
+  if (absl::IsNotFound(status) || (absl::IsFailedPrecondition(status) && !before.used)) {
     status = before.used ? rpc::WithDetail(absl::DataLossError(fmt::format(
                                                "the store has nothing of session {} ({} tokens)",
                                                hold.session_id(), before.facts.n_tokens)),
@@ -166,7 +168,23 @@ absl::Status Mover::Offload(const Hold& hold) {
   return absl::OkStatus();
 }
 
+void Mover::WaitUntilSettled(const Hold& hold) {
+  if (!cluster_.TakeUnsettled(hold)) return;
+  const absl::Time deadline = cluster_.Now() + kSettleTimeout;
+  while (cluster_.Now() < deadline) {
+    const Session session = cluster_.Held(hold);
+    if (session.placement != Placement::kResident) return;
+    v1::Session described;
+    const absl::Status status =
+        CallWorker(cluster_, session.worker, &StubInterface::Describe,
+                   AtEpoch(session.session_id, session.epoch), &described, kShortTimeout);
+    if (!status.ok() || described.state() != v1::SESSION_STATE_BUSY) return;
+    absl::SleepFor(kSettlePoll);
+  }
+}
+
 absl::Status Mover::OffloadFrom(const Hold& hold, const Session& session) {
+  WaitUntilSettled(hold);
   v1::Session offloaded;
   const absl::Status status = CallWorker(cluster_, session.worker, &StubInterface::Offload,
                                          AtEpoch(session.session_id, session.epoch), &offloaded,

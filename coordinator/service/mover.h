@@ -41,8 +41,8 @@ class Mover {
   // Tried this many workers, a move gives up: more attempts mean more waiting for the same store.
   static constexpr int kAttemptsMax = 3;
 
-  // The session on a worker: where it is, or where the router puts it. Errors are those of the last
-  // attempt.
+  // The session on a worker and free there: where it is, or where the router puts it. Errors are
+  // those of the last attempt.
   absl::StatusOr<Located> Locate(const Caller& caller, const Hold& hold);
 
   // A new session on a worker of the router's choice. On failure nothing of it is left.
@@ -78,6 +78,9 @@ class Mover {
                       v1::Session* opened);
   // Offload's step on the worker. When its connection fails the session is fenced.
   absl::Status OffloadFrom(const Hold& hold, const Session& session);
+  // After a call that was cancelled: until its worker has stopped it, or kSettleTimeout. For
+  // documents: by the time the worker refuses one as busy, it has been read from the client.
+  void WaitUntilSettled(const Hold& hold);
   absl::StatusOr<std::string> ChooseTarget(const Caller& caller, const Session& session);
 
   Cluster& cluster_;

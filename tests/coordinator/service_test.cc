@@ -160,6 +160,34 @@ TEST_F(ServiceTest, CancellationReachesTheWorkerSoonAndFreesTheSession) {
   EXPECT_THAT(Generate("s", "p", 1).status, IsOk());
 }
 
+// The worker needs the rest of its step to stop; whoever comes next must not feel that.
+TEST_F(ServiceTest, CallAfterACancelledOneWaitsForTheWorkerToStop) {
+  tests::FakeWorker& worker = AddWorker("w1");
+  worker.set_cancel_lag(absl::Milliseconds(150));
+  ASSERT_THAT(Create("s"), IsOk());
+  const auto cancel_one = [&] {
+    worker.set_token_delay(absl::Milliseconds(5));
+    const int n_before = worker.n_tokens_sent();
+    const auto context = Context();
+    std::thread running([&] { Generate("s", "p", 10000, context.get()); });
+    Eventually([&] { return worker.n_tokens_sent() > n_before; }, "tokens flow");
+    context->TryCancel();
+    running.join();
+    worker.set_token_delay(absl::ZeroDuration());
+    // Of our own bookkeeping, not of the worker's.
+    Eventually([&] { return server_->cluster().Get("", "s")->activity == Activity::kNone; },
+               "the coordinator is done with it");
+  };
+  cancel_one();
+  EXPECT_THAT(Generate("s", "p", 1).status, IsOk());
+  cancel_one();
+  EXPECT_THAT(Append("s", {"text"}), IsOk());
+  cancel_one();
+  EXPECT_THAT(Fork("s", "t"), IsOk());
+  cancel_one();
+  EXPECT_THAT(Offload("s"), IsOk());
+}
+
 TEST_F(ServiceTest, DeadlineReachesTheWorker) {
   AddWorker("w1").set_token_delay(absl::Milliseconds(20));
   ASSERT_THAT(Create("s"), IsOk());

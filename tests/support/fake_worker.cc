@@ -234,6 +234,23 @@ absl::StatusOr<FakeSession> FakeWorker::Find(const v1::SessionAtEpoch& at) {
   return Stale(at.session_id(), held, at.epoch());
 }
 
+FakeWorker::Use::~Use() {
+  absl::MutexLock lock(&worker_->mutex_);
+  worker_->busy_.erase(session_id_);
+}
+
+absl::StatusOr<std::unique_ptr<FakeWorker::Use>> FakeWorker::Take(const v1::SessionAtEpoch& at) {
+  LEXICO_ASSIGN_OR_RETURN(FakeSession session, Find(at));
+  absl::MutexLock lock(&mutex_);
+  if (!busy_.insert(at.session_id()).second) {
+    return rpc::WithDetail(absl::FailedPreconditionError("busy here: " + at.session_id()),
+                           "session_busy");
+  }
+  auto use = std::make_unique<Use>(this, at.session_id());
+  use->session = std::move(session);
+  return use;
+}
+
 void FakeWorker::Keep(const std::string& session_id, const FakeSession& session) {
   absl::MutexLock lock(&mutex_);
   const auto it = sessions_.find(session_id);
@@ -278,8 +295,9 @@ grpc::Status FakeWorker::Append(grpc::ServerContext* context,
   v1::WorkerAppendRequest message;
   if (!reader->Read(&message)) return grpc::Status::CANCELLED;
   const v1::SessionAtEpoch at = message.session();
-  auto session = Find(at);
-  if (!session.ok()) return rpc::ToGrpc(session.status());
+  const auto use = Take(at);
+  if (!use.ok()) return rpc::ToGrpc(use.status());
+  FakeSession* const session = &(*use)->session;
   const size_t n_before = session->ids.size();
   do {
     append_bytes_ += message.text().size();
@@ -287,6 +305,7 @@ grpc::Status FakeWorker::Append(grpc::ServerContext* context,
   } while (reader->Read(&message));
   if (!SleepInCall(context, absl::Microseconds(append_delay_us_.load()))) {
     ++n_appends_cancelled_;
+    absl::SleepFor(absl::Microseconds(cancel_lag_us_.load()));
     return grpc::Status::CANCELLED;
   }
   const absl::Status stored = store_.Put(at.session_id(), *session);
@@ -304,8 +323,9 @@ grpc::Status FakeWorker::Run(grpc::ServerContext* context, const v1::RunRequest*
   if (const absl::Status failure = InjectedFailure("Run"); !failure.ok()) {
     return rpc::ToGrpc(failure);
   }
-  auto session = Find(request->session());
-  if (!session.ok()) return rpc::ToGrpc(session.status());
+  const auto use = Take(request->session());
+  if (!use.ok()) return rpc::ToGrpc(use.status());
+  FakeSession* const session = &(*use)->session;
   const std::string& session_id = request->session().session_id();
   const v1::GenerateRequest& call = request->request();
   v1::Usage usage;
@@ -325,6 +345,7 @@ grpc::Status FakeWorker::Run(grpc::ServerContext* context, const v1::RunRequest*
   for (int64_t index = request->resume_ids_size(); index < n_tokens; ++index) {
     if (!SleepInCall(context, absl::Microseconds(token_delay_us_.load()))) {
       ++n_runs_cancelled_;
+      absl::SleepFor(absl::Microseconds(cancel_lag_us_.load()));
       Keep(session_id, *session);
       return grpc::Status::CANCELLED;
     }
@@ -350,8 +371,9 @@ grpc::Status FakeWorker::Run(grpc::ServerContext* context, const v1::RunRequest*
 
 grpc::Status FakeWorker::Fork(grpc::ServerContext* context, const v1::WorkerForkRequest* request,
                               v1::Session* response) {
-  auto session = Find(request->session());
-  if (!session.ok()) return rpc::ToGrpc(session.status());
+  const auto use = Take(request->session());
+  if (!use.ok()) return rpc::ToGrpc(use.status());
+  FakeSession* const session = &(*use)->session;
   session->epoch = request->new_epoch();
   const absl::Status stored = store_.Put(request->new_session_id(), *session);
   if (!stored.ok()) return rpc::ToGrpc(stored);
@@ -366,6 +388,9 @@ grpc::Status FakeWorker::Describe(grpc::ServerContext* context, const v1::Sessio
   const auto session = Find(*request);
   if (!session.ok()) return rpc::ToGrpc(session.status());
   *response = ToProto(request->session_id(), *session);
+  absl::MutexLock lock(&mutex_);
+  response->set_state(busy_.contains(request->session_id()) ? v1::SESSION_STATE_BUSY
+                                                            : v1::SESSION_STATE_READY);
   return grpc::Status::OK;
 }
 
@@ -374,8 +399,9 @@ grpc::Status FakeWorker::Offload(grpc::ServerContext* context, const v1::Session
   if (const absl::Status failure = InjectedFailure("Offload"); !failure.ok()) {
     return rpc::ToGrpc(failure);
   }
-  const auto session = Find(*request);
-  if (!session.ok()) return rpc::ToGrpc(session.status());
+  const auto use = Take(*request);
+  if (!use.ok()) return rpc::ToGrpc(use.status());
+  const FakeSession* const session = &(*use)->session;
   const absl::Status stored = store_.Put(request->session_id(), *session);
   if (!stored.ok()) return rpc::ToGrpc(stored);
   *response = ToProto(request->session_id(), *session);

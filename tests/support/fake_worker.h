@@ -12,6 +12,7 @@
 #include <atomic>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -80,6 +81,8 @@ class FakeWorker final : public v1::WorkerService::Service {
   void set_append_delay(absl::Duration delay) {
     append_delay_us_ = absl::ToInt64Microseconds(delay);
   }
+  // A cancelled call stays busy for this long: the rest of its step.
+  void set_cancel_lag(absl::Duration lag) { cancel_lag_us_ = absl::ToInt64Microseconds(lag); }
   void set_n_pages_free(int64_t n_pages) { n_pages_free_ = n_pages; }
   void FailRestore(absl::Status status);
   void FailOffload(absl::Status status);
@@ -119,8 +122,25 @@ class FakeWorker final : public v1::WorkerService::Service {
                              v1::DetokenizeResponse* response) override;
 
  private:
+  // Takes a session for one call, until the destructor.
+  class Use {
+   public:
+    Use(FakeWorker* worker, std::string session_id)
+        : worker_(worker), session_id_(std::move(session_id)) {}
+    Use(const Use&) = delete;
+    Use& operator=(const Use&) = delete;
+    ~Use();
+    FakeSession session;
+
+   private:
+    FakeWorker* const worker_;
+    const std::string session_id_;
+  };
+
   // The session at that epoch; NotFound or Aborted as the contract says.
   absl::StatusOr<FakeSession> Find(const v1::SessionAtEpoch& at);
+  // The same for a call: FailedPrecondition "session_busy" while another one runs.
+  absl::StatusOr<std::unique_ptr<Use>> Take(const v1::SessionAtEpoch& at);
   void Keep(const std::string& session_id, const FakeSession& session);
   absl::Status InjectedFailure(const std::string& method);
   v1::ModelInfo Model() const;
@@ -137,6 +157,7 @@ class FakeWorker final : public v1::WorkerService::Service {
 
   std::atomic<int64_t> token_delay_us_{0};
   std::atomic<int64_t> append_delay_us_{0};
+  std::atomic<int64_t> cancel_lag_us_{0};
   std::atomic<int64_t> n_pages_free_{0};
   std::atomic<int> n_runs_{0};
   std::atomic<int> n_runs_cancelled_{0};
@@ -146,6 +167,7 @@ class FakeWorker final : public v1::WorkerService::Service {
 
   absl::Mutex mutex_;
   std::map<std::string, FakeSession> sessions_ ABSL_GUARDED_BY(mutex_);
+  std::set<std::string> busy_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, absl::Status> failures_ ABSL_GUARDED_BY(mutex_);
   std::string lease_id_ ABSL_GUARDED_BY(mutex_);
   int64_t lease_ms_ ABSL_GUARDED_BY(mutex_) = 300;
