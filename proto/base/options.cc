@@ -64,18 +64,19 @@ absl::Status ParseCommandLine(CLI::App& app, int argc, const char* const* argv) 
     return absl::CancelledError(app.help("", CLI::AppFormatMode::All));
   } catch (const CLI::CallForVersion& version) {
     return absl::CancelledError(std::string(version.what()) + "\n");
-  } catch (const CLI::ExtrasError& error) {
+  } catch (const CLI::ParseError& error) {
+    // A misspelt subcommand is also a missing one, and the misspelling is what the user must see.
+    const std::vector<std::string> extras = app.remaining(/*recurse=*/true);
+    if (extras.empty()) {
+      return absl::InvalidArgumentError(fmt::format("{} (see --help)", error.what()));
+    }
     std::vector<std::string> names;
     CollectNames(app, &names);
-    const std::vector<std::string> extras = app.remaining(/*recurse=*/true);
-    std::string word = extras.empty() ? std::string(error.what()) : extras.front();
-    word = word.substr(0, word.find('='));
+    const std::string word = extras.front().substr(0, extras.front().find('='));
     const std::string nearest = NearestName(word, names);
     return absl::InvalidArgumentError(
         fmt::format("unknown argument {}{} (see --help)", word,
                     nearest.empty() ? "" : fmt::format("; did you mean {}?", nearest)));
-  } catch (const CLI::ParseError& error) {
-    return absl::InvalidArgumentError(fmt::format("{} (see --help)", error.what()));
   }
   return absl::OkStatus();
 }

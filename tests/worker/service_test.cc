@@ -165,8 +165,8 @@ v1::RunRequest MakeRun(const std::string& id, uint64_t epoch, int max_new_tokens
   return run;
 }
 
-Answer Run(TestWorker& worker, const v1::RunRequest& request,
-           const std::function<bool(const v1::GenerateEvent&)>& on_event = nullptr) {
+Answer Generate(TestWorker& worker, const v1::RunRequest& request,
+                const std::function<bool(const v1::GenerateEvent&)>& on_event = nullptr) {
   Answer answer;
   grpc::ClientContext context;
   rpc::SetTimeout(context, absl::Seconds(60));
@@ -215,7 +215,7 @@ TEST_F(ServiceTest, FinishedCallsAreInTheStoreBeforeTheyAreAnswered) {
   EXPECT_EQ(appended->session().n_durable_tokens(), appended->session().n_tokens());
   EXPECT_EQ(static_cast<int64_t>(store_.ManifestOf("s").tokens.size()),
             appended->session().n_tokens());
-  const Answer answer = Run(worker_, MakeRun("s", 1, 5));
+  const Answer answer = Generate(worker_, MakeRun("s", 1, 5));
   ASSERT_THAT(answer.status, IsOk());
   EXPECT_GT(static_cast<int64_t>(store_.ManifestOf("s").tokens.size()),
             appended->session().n_tokens() + 5);
@@ -228,7 +228,7 @@ TEST_F(ServiceTest, OffloadedSessionGoesOnElsewhereBitForBit) {
     ASSERT_THAT(worker_.Open(id, 1), IsOk());
     ASSERT_THAT(worker_.Append(id, 1, Document()), IsOk());
   }
-  const Answer expected = Run(worker_, MakeRun("control", 1, 20));
+  const Answer expected = Generate(worker_, MakeRun("control", 1, 20));
   ASSERT_THAT(expected.status, IsOk());
   const auto offloaded = worker_.Offload("s", 1);
   ASSERT_THAT(offloaded, IsOk());
@@ -239,7 +239,7 @@ TEST_F(ServiceTest, OffloadedSessionGoesOnElsewhereBitForBit) {
   EXPECT_EQ(restored->epoch(), 2u);
   EXPECT_EQ(restored->n_tokens(), offloaded->n_tokens());
   EXPECT_EQ(store_.ManifestOf("s").epoch, 2u);  // the former owner is fenced
-  const Answer answer = Run(other_, MakeRun("s", 2, 20));
+  const Answer answer = Generate(other_, MakeRun("s", 2, 20));
   ASSERT_THAT(answer.status, IsOk());
   EXPECT_EQ(answer.ids, expected.ids);
   EXPECT_EQ(answer.finished.usage().n_context_tokens(),
@@ -261,7 +261,7 @@ TEST_F(ServiceTest, LostAndUnsealedTokensArePrefilledAgain) {
   ASSERT_THAT(restored, IsOk());
   EXPECT_EQ(restored->n_tokens(), appended->session().n_tokens());
   EXPECT_EQ(restored->n_sealed_tokens(), 64);
-  const Answer answer = Run(other_, MakeRun("s", 2, 5));
+  const Answer answer = Generate(other_, MakeRun("s", 2, 5));
   ASSERT_THAT(answer.status, IsOk());
   EXPECT_EQ(answer.finished.usage().n_context_tokens(), 64);
   EXPECT_EQ(other_.Describe("s", 2)->n_sealed_tokens() >= n_sealed, true);
@@ -269,11 +269,11 @@ TEST_F(ServiceTest, LostAndUnsealedTokensArePrefilledAgain) {
 
 TEST_F(ServiceTest, InterruptedCallGoesOnWhereItsClientIs) {
   for (const char* id : {"s", "control"}) ASSERT_THAT(worker_.Open(id, 1), IsOk());
-  const Answer whole = Run(worker_, MakeRun("control", 1, 12));
+  const Answer whole = Generate(worker_, MakeRun("control", 1, 12));
   ASSERT_THAT(whole.status, IsOk());
   v1::RunRequest request = MakeRun("s", 1, 12);
   request.mutable_resume_ids()->Assign(whole.ids.begin(), whole.ids.begin() + 5);
-  const Answer rest = Run(worker_, request);
+  const Answer rest = Generate(worker_, request);
   ASSERT_THAT(rest.status, IsOk());
   EXPECT_EQ(rest.ids, std::vector<int32_t>(whole.ids.begin() + 5, whole.ids.end()));
   for (const v1::GenerateEvent& event : rest.events) {
@@ -286,30 +286,30 @@ TEST_F(ServiceTest, InterruptedCallGoesOnWhereItsClientIs) {
 
 TEST_F(ServiceTest, InterruptedCallThatWasStoredIsReadFromTheLog) {
   ASSERT_THAT(worker_.Open("s", 1), IsOk());
-  const Answer whole = Run(worker_, MakeRun("s", 1, 12));
+  const Answer whole = Generate(worker_, MakeRun("s", 1, 12));
   ASSERT_THAT(whole.status, IsOk());
   const int64_t n_tokens = worker_.Describe("s", 1)->n_tokens();
   ASSERT_THAT(other_.Restore("s", 2), IsOk());
   v1::RunRequest request = MakeRun("s", 2, 12);
   request.mutable_resume_ids()->Assign(whole.ids.begin(), whole.ids.begin() + 7);
-  const Answer rest = Run(other_, request);
+  const Answer rest = Generate(other_, request);
   ASSERT_THAT(rest.status, IsOk());
   EXPECT_EQ(rest.ids, std::vector<int32_t>(whole.ids.begin() + 7, whole.ids.end()));
   EXPECT_EQ(rest.finished.reason(), v1::FINISH_REASON_LENGTH);
   EXPECT_EQ(other_.Describe("s", 2)->n_tokens(), n_tokens);  // the turn is there once
   // The same question without ids that were seen is a new one.
   request.clear_resume_ids();
-  ASSERT_THAT(Run(other_, request).status, IsOk());
+  ASSERT_THAT(Generate(other_, request).status, IsOk());
   EXPECT_GT(other_.Describe("s", 2)->n_tokens(), n_tokens);
 }
 
 TEST_F(ServiceTest, ResumedIdsThatEndTheAnswerAreOnlyAppended) {
   for (const char* id : {"s", "control"}) ASSERT_THAT(worker_.Open(id, 1), IsOk());
-  const Answer whole = Run(worker_, MakeRun("control", 1, 6));
+  const Answer whole = Generate(worker_, MakeRun("control", 1, 6));
   ASSERT_THAT(whole.status, IsOk());
   v1::RunRequest request = MakeRun("s", 1, 6);
   request.mutable_resume_ids()->Assign(whole.ids.begin(), whole.ids.end());
-  const Answer rest = Run(worker_, request);
+  const Answer rest = Generate(worker_, request);
   ASSERT_THAT(rest.status, IsOk());
   EXPECT_TRUE(rest.ids.empty());
   EXPECT_EQ(rest.finished.reason(), v1::FINISH_REASON_LENGTH);
@@ -318,9 +318,11 @@ TEST_F(ServiceTest, ResumedIdsThatEndTheAnswerAreOnlyAppended) {
 
 TEST_F(ServiceTest, StaleEpochIsRefusedAndTheSmallerOwnerDropsTheSession) {
   ASSERT_THAT(worker_.Open("s", 5), IsOk());
-  EXPECT_THAT(Run(worker_, MakeRun("s", 4, 2)).status, StatusIs(StatusCode::kAborted, "epoch 5"));
+  EXPECT_THAT(Generate(worker_, MakeRun("s", 4, 2)).status,
+              StatusIs(StatusCode::kAborted, "epoch 5"));
   EXPECT_THAT(worker_.Describe("s", 5), IsOk());
-  EXPECT_THAT(Run(worker_, MakeRun("s", 6, 2)).status, StatusIs(StatusCode::kAborted, "epoch 5"));
+  EXPECT_THAT(Generate(worker_, MakeRun("s", 6, 2)).status,
+              StatusIs(StatusCode::kAborted, "epoch 5"));
   EXPECT_THAT(worker_.Describe("s", 5), StatusIs(StatusCode::kNotFound, "s"));
 }
 
@@ -339,7 +341,7 @@ TEST_F(ServiceTest, AnswersGoOnWhileTheStoreIsDown) {
   const auto appended = worker_.Append("s", 1, Document());
   ASSERT_THAT(appended, IsOk());
   EXPECT_EQ(appended->session().n_durable_tokens(), 0);
-  EXPECT_THAT(Run(worker_, MakeRun("s", 1, 40)).status, IsOk());
+  EXPECT_THAT(Generate(worker_, MakeRun("s", 1, 40)).status, IsOk());
   EXPECT_GT(worker_.writer().pages_behind(), 0);
   const auto offloaded = worker_.Offload("s", 1);
   EXPECT_THAT(offloaded, StatusIs(StatusCode::kUnavailable, "stays on this worker"));
@@ -357,9 +359,10 @@ TEST_F(ServiceTest, CancelledCallStaysAtItsLastTokenAndIsStoredLater) {
   ASSERT_THAT(worker_.Open("s", 1), IsOk());
   ASSERT_THAT(worker_.Append("s", 1, Document()), IsOk());
   const size_t n_stored = store_.ManifestOf("s").tokens.size();
-  const Answer answer = Run(worker_, MakeRun("s", 1, 3000), [](const v1::GenerateEvent& event) {
-    return !event.has_token() || event.token().index() < 3;
-  });
+  const Answer answer =
+      Generate(worker_, MakeRun("s", 1, 3000), [](const v1::GenerateEvent& event) {
+        return !event.has_token() || event.token().index() < 3;
+      });
   EXPECT_TRUE(absl::IsCancelled(answer.status));
   ASSERT_TRUE(
       Eventually([&] { return worker_.Describe("s", 1)->state() == v1::SESSION_STATE_READY; }));
@@ -369,7 +372,7 @@ TEST_F(ServiceTest, CancelledCallStaysAtItsLastTokenAndIsStoredLater) {
   // Not at once: a coordinator that lost the stream would find a turn it is about to repeat.
   EXPECT_EQ(store_.ManifestOf("s").tokens.size(), n_stored);
   // The next turn stands behind a closed one.
-  EXPECT_THAT(Run(worker_, MakeRun("s", 1, 3)).status, IsOk());
+  EXPECT_THAT(Generate(worker_, MakeRun("s", 1, 3)).status, IsOk());
   EXPECT_GT(static_cast<int64_t>(store_.ManifestOf("s").tokens.size()), n_tokens);
 }
 
@@ -386,7 +389,7 @@ TEST_F(ServiceTest, ForksShareThePastAndNothingElse) {
   EXPECT_EQ(fork->parent_session_id(), "s");
   EXPECT_EQ(fork->epoch(), 4u);
   EXPECT_EQ(store_.ManifestOf("f").parent_session_id, "s");
-  EXPECT_EQ(Run(worker_, MakeRun("f", 4, 8)).ids, Run(worker_, MakeRun("s", 1, 8)).ids);
+  EXPECT_EQ(Generate(worker_, MakeRun("f", 4, 8)).ids, Generate(worker_, MakeRun("s", 1, 8)).ids);
 }
 
 TEST_F(ServiceTest, ReleaseDropsHereAndWithDeleteStoredEverywhere) {
@@ -411,15 +414,15 @@ TEST_F(ServiceTest, WrongRequestsAreRefusedWithBothValues) {
   EXPECT_THAT(worker_.Append("s", 1, "ab\xFF"), StatusIs(StatusCode::kInvalidArgument, "offset 2"));
   v1::RunRequest request = MakeRun("s", 1, 2);
   request.mutable_request()->mutable_sampling()->set_temperature(-1);
-  EXPECT_THAT(Run(worker_, request).status, StatusIs(StatusCode::kInvalidArgument, "-1"));
+  EXPECT_THAT(Generate(worker_, request).status, StatusIs(StatusCode::kInvalidArgument, "-1"));
   request = MakeRun("s", 1, 40000);
-  EXPECT_THAT(Run(worker_, request).status, StatusIs(StatusCode::kInvalidArgument, "32768"));
+  EXPECT_THAT(Generate(worker_, request).status, StatusIs(StatusCode::kInvalidArgument, "32768"));
   request = MakeRun("s", 1, 2);
   request.mutable_request()->add_stop("");
-  EXPECT_THAT(Run(worker_, request).status, StatusIs(StatusCode::kInvalidArgument, "stop"));
+  EXPECT_THAT(Generate(worker_, request).status, StatusIs(StatusCode::kInvalidArgument, "stop"));
   request = MakeRun("s", 1, 2);
   request.mutable_request()->set_prompt("a\xC3");
-  EXPECT_THAT(Run(worker_, request).status, StatusIs(StatusCode::kInvalidArgument, "prompt"));
+  EXPECT_THAT(Generate(worker_, request).status, StatusIs(StatusCode::kInvalidArgument, "prompt"));
   EXPECT_EQ(worker_.Describe("s", 1)->n_tokens(), 0);
 }
 
@@ -430,7 +433,7 @@ TEST_F(ServiceTest, DrainStoresSessionsAndSendsRunningCallsElsewhere) {
   std::atomic<bool> is_running = false;
   Answer answer;
   std::thread call([&] {
-    answer = Run(worker_, MakeRun("busy", 1, 20000), [&](const v1::GenerateEvent& event) {
+    answer = Generate(worker_, MakeRun("busy", 1, 20000), [&](const v1::GenerateEvent& event) {
       is_running = is_running || event.has_token();
       return true;
     });

@@ -1,0 +1,136 @@
+// What `lexico` reads: its command line and text files.
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "proto/base/options.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/temp_dir.h"
+#include "tools/cli/command.h"
+#include "tools/cli/text_input.h"
+
+namespace lexico::cli {
+namespace {
+
+using absl::StatusCode;
+using tests::IsOk;
+using tests::StatusIs;
+
+absl::Status Parse(std::vector<const char*> arguments, Command* command) {
+  CLI::App app;
+  AddCommands(app, *command);
+  arguments.insert(arguments.begin(), "lexico");
+  return base::ParseCommandLine(app, static_cast<int>(arguments.size()), arguments.data());
+}
+
+absl::Status Parse(std::vector<const char*> arguments) {
+  Command command;
+  return Parse(std::move(arguments), &command);
+}
+
+TEST(CliCommandLineTest, GlobalFlagsMayStandAnywhere) {
+  for (const std::vector<const char*>& arguments :
+       {std::vector<const char*>{"--server", "h:1", "--json", "session", "list"},
+        std::vector<const char*>{"session", "list", "--json", "--server", "h:1"},
+        std::vector<const char*>{"session", "--json", "list", "--server=h:1"}}) {
+    Command command;
+    ASSERT_THAT(Parse(arguments, &command), IsOk());
+    EXPECT_EQ(command.globals.server, "h:1");
+    EXPECT_TRUE(command.globals.json);
+    EXPECT_TRUE(command.run != nullptr);
+  }
+}
+
+TEST(CliCommandLineTest, UnknownNamesAreAnsweredWithTheNearest) {
+  EXPECT_THAT(Parse({"session", "list", "--jsno"}),
+              StatusIs(StatusCode::kInvalidArgument, "did you mean --json?"));
+  EXPECT_THAT(Parse({"sesion", "list"}),
+              StatusIs(StatusCode::kInvalidArgument, "did you mean session?"));
+  EXPECT_THAT(Parse({"ask", "id", "q", "--max-new-token", "3"}),
+              StatusIs(StatusCode::kInvalidArgument, "did you mean --max-new-tokens?"));
+}
+
+TEST(CliCommandLineTest, NumbersOutsideTheirRangeAreRefused) {
+  EXPECT_THAT(Parse({"ask", "id", "q", "--top-p", "1.5"}),
+              StatusIs(StatusCode::kInvalidArgument, "--top-p"));
+  EXPECT_THAT(Parse({"ask", "id", "q", "--max-new-tokens", "0"}),
+              StatusIs(StatusCode::kInvalidArgument, "--max-new-tokens"));
+  EXPECT_THAT(Parse({"local", "--workers", "0"}),
+              StatusIs(StatusCode::kInvalidArgument, "--workers"));
+  EXPECT_THAT(Parse({"local", "--kv-memory", "lots"}),
+              StatusIs(StatusCode::kInvalidArgument, "512MiB"));
+}
+
+TEST(CliCommandLineTest, MissingWordsAreNamed) {
+  EXPECT_THAT(Parse({}), StatusIs(StatusCode::kInvalidArgument, "subcommand"));
+  EXPECT_THAT(Parse({"ask", "id"}), StatusIs(StatusCode::kInvalidArgument, "question"));
+  EXPECT_THAT(Parse({"session", "show"}), StatusIs(StatusCode::kInvalidArgument, "id"));
+}
+
+TEST(CliCommandLineTest, EverySubcommandTeachesByExample) {
+  for (const std::vector<const char*>& arguments : {std::vector<const char*>{"local"},
+                                                    {"session"},
+                                                    {"session", "create"},
+                                                    {"session", "append"},
+                                                    {"session", "show"},
+                                                    {"session", "list"},
+                                                    {"session", "fork"},
+                                                    {"session", "offload"},
+                                                    {"session", "restore"},
+                                                    {"session", "migrate"},
+                                                    {"session", "delete"},
+                                                    {"ask"},
+                                                    {"chat"},
+                                                    {"worker"},
+                                                    {"worker", "list"},
+                                                    {"worker", "drain"},
+                                                    {"tokenize"},
+                                                    {"detokenize"},
+                                                    {"models"},
+                                                    {"metrics"},
+                                                    {"version"}}) {
+    std::vector<const char*> with_help = arguments;
+    with_help.push_back("--help");
+    EXPECT_THAT(Parse(with_help), StatusIs(StatusCode::kCancelled, "Examples:"))
+        << arguments.back();
+  }
+}
+
+TEST(CliTextInputTest, FilesComeInChunksAndWhole) {
+  const tests::TempDir dir;
+  std::string text;
+  for (int i = 0; text.size() < 2 * kChunkBytes + 100; ++i) text += "\xE2\x82\xAC and ";
+  const std::string path = dir.Write("a.txt", text);
+  std::string read;
+  size_t largest = 0;
+  size_t last_total = 0;
+  ASSERT_THAT(ReadTextFile(path,
+                           [&](std::string_view chunk, size_t total) {
+                             read += chunk;
+                             largest = std::max(largest, chunk.size());
+                             last_total = total;
+                             return absl::OkStatus();
+                           }),
+              IsOk());
+  EXPECT_EQ(read, text);
+  EXPECT_EQ(last_total, text.size());
+  EXPECT_LE(largest, kChunkBytes);
+  EXPECT_EQ(FileBytes(path), text.size());
+}
+
+TEST(CliTextInputTest, BadFilesAreNamedWithTheOffset) {
+  const tests::TempDir dir;
+  const auto read = [](const std::string& path) {
+    return ReadTextFile(path, [](std::string_view, size_t) { return absl::OkStatus(); });
+  };
+  EXPECT_THAT(read(dir.Write("bad.txt", "abc\xFFxyz")),
+              StatusIs(StatusCode::kInvalidArgument, "offset 3"));
+  EXPECT_THAT(read(dir.Write("cut.txt", "abc\xE2\x82")),
+              StatusIs(StatusCode::kInvalidArgument, "within a character"));
+  EXPECT_THAT(read(dir.File("absent.txt")), StatusIs(StatusCode::kNotFound, "absent.txt"));
+  EXPECT_THAT(read(dir.path()), StatusIs(StatusCode::kUnknown, "directory"));
+  EXPECT_THAT(TextArgument("\xC0"), StatusIs(StatusCode::kInvalidArgument, "offset 0"));
+}
+
+}  // namespace
+}  // namespace lexico::cli
