@@ -13,6 +13,7 @@
 #include <string>
 
 #include "kernels/bench/suites.h"
+#include "kernels/cpu/openmp.h"
 
 namespace lexico::kernels::bench {
 namespace {
@@ -103,4 +104,8 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace lexico::kernels::bench
 
-int main(int argc, char** argv) { return lexico::kernels::bench::Main(argc, argv); }
+int main(int argc, char** argv) {
+  // As the worker does, so that the speeds are the worker's.
+  lexico::kernels::cpu::EnsureShortSpin(argv);
+  return lexico::kernels::bench::Main(argc, argv);
+}

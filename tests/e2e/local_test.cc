@@ -24,7 +24,7 @@ struct Result {
   std::string err;
 };
 
-Result tests::RunLexico(std::vector<std::string> arguments, const std::string& input = "") {
+Result RunLexico(std::vector<std::string> arguments, const std::string& input = "") {
   arguments.insert(arguments.begin(), Program("lexico"));
   Process process(arguments, input);
   Result result;
@@ -58,7 +58,7 @@ class Local {
   }
   Result Lexico(std::vector<std::string> arguments, const std::string& input = "") {
     arguments.insert(arguments.end(), {"--server", server()});
-    return tests::RunLexico(arguments, input);
+    return RunLexico(arguments, input);
   }
   int Stop() {
     process_->Signal(SIGTERM);
@@ -147,12 +147,12 @@ TEST(LocalTest, BadModelFolderEndsWithTheReason) {
   std::filesystem::copy(ModelDir(), dir.File("model"), std::filesystem::copy_options::recursive);
   std::filesystem::resize_file(dir.File("model") + "/model.safetensors", 1000000);
   const Result truncated =
-      tests::RunLexico({"local", "--port", "0", "--workers", "1", "--model", dir.File("model")});
+      RunLexico({"local", "--port", "0", "--workers", "1", "--model", dir.File("model")});
   EXPECT_EQ(truncated.exit_code, 1);
   EXPECT_THAT(truncated.err, HasSubstr("model.safetensors"));
   EXPECT_THAT(truncated.err, HasSubstr("worker-1 did not start: exit code 1"));
   const Result missing =
-      tests::RunLexico({"local", "--port", "0", "--workers", "1", "--model", "/nowhere"});
+      RunLexico({"local", "--port", "0", "--workers", "1", "--model", "/nowhere"});
   EXPECT_EQ(missing.exit_code, 1);
   EXPECT_THAT(missing.err, HasSubstr("/nowhere"));
 }
@@ -161,7 +161,7 @@ TEST(LocalTest, PortInUseEndsWithTheReason) {
   Local local({"--workers", "1"});
   const std::string port = local.server().substr(local.server().rfind(':') + 1);
   const Result second =
-      tests::RunLexico({"local", "--port", port, "--workers", "1", "--model", ModelDir()});
+      RunLexico({"local", "--port", port, "--workers", "1", "--model", ModelDir()});
   EXPECT_EQ(second.exit_code, 1);
   EXPECT_THAT(second.err, HasSubstr(port));
   EXPECT_THAT(second.err, HasSubstr("in use"));
