@@ -10,6 +10,7 @@
 #include "proto/rpc/status_map.h"
 #include "tests/support/status_matchers.h"
 #include "tests/worker/service_fake_store.h"
+#include "worker/service/run_call.h"
 #include "worker/service/session_service.h"
 
 namespace lexico::worker {
@@ -31,7 +32,7 @@ struct Model {
 const Model& EmbeddedModel() {
   static const Model& model = *[] {
     auto* m = new Model;
-    const auto stream = kernels::Stream::Cpu(2);
+    const auto stream = kernels::Stream::Cpu(1);
     m->transformer = *Transformer::Load(kModelDir, stream);
     m->dictionary =
         *ModelDictionary::Load(*FindDefaultDictionary(kModelDir), m->transformer->config(),
@@ -56,7 +57,7 @@ class TestWorker {
       };
     }
     engine_ = *Engine::Create(options, EmbeddedModel().transformer, EmbeddedModel().dictionary,
-                              kernels::Stream::Cpu(2), base::Clock::Real(), &metrics_);
+                              kernels::Stream::Cpu(1), base::Clock::Real(), &metrics_);
     if (client != nullptr) {
       store_ = std::make_unique<SessionStore>(client, writer_.get(), engine_.get(), &table_,
                                               "lexico-20m", &metrics_);
@@ -195,7 +196,7 @@ bool Eventually(const std::function<bool()>& condition) {
 
 std::string Document() {
   std::string text;
-  for (int i = 0; i < 30; ++i) {
+  for (int i = 0; i < 16; ++i) {
     text += "The lamp on pier " + std::to_string(i) + " was lit before the boats came in. ";
   }
   return text;
@@ -421,8 +422,11 @@ TEST_F(ServiceTest, WrongRequestsAreRefusedWithBothValues) {
   request.mutable_request()->add_stop("");
   EXPECT_THAT(Generate(worker_, request).status, StatusIs(StatusCode::kInvalidArgument, "stop"));
   request = MakeRun("s", 1, 2);
+  request.mutable_request()->set_prompt(std::string(2 << 20, 'a'));
+  EXPECT_THAT(Generate(worker_, request).status, StatusIs(StatusCode::kInvalidArgument, "1048576"));
+  // Protocol buffers themselves refuse text that is not UTF-8; this is for other ways in.
   request.mutable_request()->set_prompt("a\xC3");
-  EXPECT_THAT(Generate(worker_, request).status, StatusIs(StatusCode::kInvalidArgument, "prompt"));
+  EXPECT_THAT(CheckRunRequest(request), StatusIs(StatusCode::kInvalidArgument, "prompt"));
   EXPECT_EQ(worker_.Describe("s", 1)->n_tokens(), 0);
 }
 
