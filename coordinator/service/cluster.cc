@@ -136,6 +136,11 @@ absl::StatusOr<Reconciled> Cluster::Deregister(const v1::DeregisterRequest& requ
   }
   spdlog::info("worker {} left in order; it gave up {} sessions", worker_id,
                reconciled->changed.size());
+  // In an orderly end of the whole cluster we are next, and must know them as offloaded afterwards.
+  for (const std::string& session_id : reconciled->changed) {
+    const absl::Status status = Persist(session_id, Durability::kLazy);
+    if (!status.ok()) spdlog::warn("placement not written: {}", std::string(status.message()));
+  }
   const std::string key = std::string(kDrainingPrefix) + worker_id;
   LEXICO_ASSIGN_OR_RETURN(const auto draining, state_.List(key));
   for (const StateEntry& entry : draining) {
