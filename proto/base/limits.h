@@ -72,10 +72,10 @@ inline constexpr size_t kShardsMax = 4096;   // files of one model, all mapped a
 
 // -- Tokenizers and chat templates
 // -----------------------------------------------------------------------------------
-inline constexpr size_t kTokenBytesMax = 4096;   // longest token seen: 512 spaces
-inline constexpr int kComponentDepthMax = 8;     // Sequence in Sequence; real files use 1
+inline constexpr size_t kTokenBytesMax = 4096;      // longest token seen: 512 spaces
+inline constexpr int kComponentDepthMax = 8;        // Sequence in Sequence; real files use 1
 inline constexpr size_t kNormalizedGrowthMax = 64;  // times the text; NFKD needs 18, real Replace 3
-inline constexpr size_t kRegexBytesMax = 8192;   // longest split pattern seen: 400 bytes
+inline constexpr size_t kRegexBytesMax = 8192;      // longest split pattern seen: 400 bytes
 inline constexpr unsigned kRegexDepthMax = 128;  // groups in groups; bounds the parser's recursion
 inline constexpr unsigned long kRegexRetriesMax = 10'000'000;  // Oniguruma's own default
 inline constexpr unsigned kRegexStackMax = 16u << 20;  // backtrack entries: a run of 16 M letters
