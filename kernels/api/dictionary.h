@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 
 #include "absl/status/statusor.h"
@@ -43,5 +44,13 @@ inline constexpr size_t kGramBytesMaxDefault = size_t{2} << 20;
 // codes are the same bits with and without it.
 absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(
     TensorView dictionary, const Stream& stream, size_t gram_bytes_max = kGramBytesMaxDefault);
+
+// The form in which `dictionary` codes `n_vectors` vectors fastest when they come in several
+// OmpEncode calls: with its Gram matrix (2 * n_atoms^2 bytes) where making it pays, otherwise, or
+// where it is kept already, `dictionary` itself. Codes are the same bits. Hold it while coding and
+// let it go.
+std::shared_ptr<const PreparedDictionary> DictionaryForCoding(
+    std::shared_ptr<const PreparedDictionary> dictionary, int64_t n_vectors, int sparsity,
+    const Stream& stream);
 
 }  // namespace lexico::kernels

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "kernels/cpu/omp_scores.h"
@@ -86,6 +87,16 @@ Dictionary::Dictionary(const float* rows, int n_atoms, int head_dim, int threads
     gram_ = hwy::AllocateAligned<int16_t>(gram_elements());
     BuildGram(*this, threads, gram_.get());
   }
+}
+
+std::shared_ptr<const Dictionary> Dictionary::WithGram(int threads) const {
+  std::vector<float> rows(static_cast<size_t>(n_atoms()) * head_dim());
+  for (int a = 0; a < n_atoms(); ++a) {
+    std::memcpy(rows.data() + static_cast<size_t>(a) * head_dim(), row(a),
+                head_dim() * sizeof(float));
+  }
+  return std::make_shared<const Dictionary>(rows.data(), n_atoms(), head_dim(), threads,
+                                            std::numeric_limits<size_t>::max());
 }
 
 size_t Dictionary::bytes() const {

@@ -28,6 +28,8 @@ class Dictionary final : public PreparedDictionary {
  public:
   // `rows` [n_atoms, head_dim], unit rows; copied.
   Dictionary(const float* rows, int n_atoms, int head_dim, int threads, size_t gram_bytes_max);
+  // The same with its Gram matrix.
+  std::shared_ptr<const Dictionary> WithGram(int threads) const;
 
   size_t bytes() const override;
 

@@ -263,6 +263,14 @@ int64_t ForAllBlocks(const OmpEncodeArgs& args, int threads, const MakeSearch& m
 
 }  // namespace
 
+std::shared_ptr<const PreparedDictionary> DictionaryForCoding(
+    std::shared_ptr<const PreparedDictionary> dictionary, int64_t n_vectors, int sparsity,
+    const Stream& stream) {
+  const Dictionary& cpu = AsCpu(*dictionary);
+  if (cpu.gram() != nullptr || !GramPays(cpu, n_vectors, sparsity)) return dictionary;
+  return cpu.WithGram(stream.threads());
+}
+
 void OmpEncode(const OmpEncodeArgs& args, const Stream& stream) {
   const Dictionary& dictionary = AsCpu(*args.dictionary);
   const int threads = stream.threads();

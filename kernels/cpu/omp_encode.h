@@ -7,5 +7,8 @@
 namespace lexico::kernels::cpu {
 
 void OmpEncode(const OmpEncodeArgs& args, const Stream& stream);
+std::shared_ptr<const PreparedDictionary> DictionaryForCoding(
+    std::shared_ptr<const PreparedDictionary> dictionary, int64_t n_vectors, int sparsity,
+    const Stream& stream);
 
 }  // namespace lexico::kernels::cpu

@@ -1,5 +1,7 @@
 #include "kernels/api/omp_encode.h"
 
+#include <utility>
+
 #include "kernels/cpu/omp_encode.h"
 #include "proto/base/limits.h"
 
@@ -32,6 +34,21 @@ void OmpEncode(const OmpEncodeArgs& args, const Stream& stream) {
   switch (stream.kind()) {
     case DeviceKind::kCpu:
       return cpu::OmpEncode(args, stream);
+    case DeviceKind::kCuda:
+      break;
+  }
+  LEXICO_UNREACHABLE();
+}
+
+std::shared_ptr<const PreparedDictionary> DictionaryForCoding(
+    std::shared_ptr<const PreparedDictionary> dictionary, int64_t n_vectors, int sparsity,
+    const Stream& stream) {
+  LEXICO_CHECK(dictionary != nullptr);
+  LEXICO_CHECK_GE(n_vectors, int64_t{0});
+  LEXICO_CHECK_GE(sparsity, 1);
+  switch (stream.kind()) {
+    case DeviceKind::kCpu:
+      return cpu::DictionaryForCoding(std::move(dictionary), n_vectors, sparsity, stream);
     case DeviceKind::kCuda:
       break;
   }

@@ -406,6 +406,19 @@ TEST(OmpEncodeTest, SameBitsWithAndWithoutAKeptGramMatrix) {
   }
 }
 
+TEST(OmpEncodeTest, ADictionaryForManyVectorsCodesFewToTheSameBits) {
+  std::mt19937 random(30);
+  const std::vector<float> atoms = RandomAtoms(600, 40, random);
+  const std::shared_ptr<const PreparedDictionary> own =
+      *PrepareDictionary(TensorView(atoms.data(), {600, 40}), Stream::Cpu(1), 0);
+  const auto many = DictionaryForCoding(own, 100'000, 8, Stream::Cpu(2));
+  EXPECT_GE(many->bytes(), own->bytes() + 2 * 600 * 600);
+  EXPECT_EQ(DictionaryForCoding(own, 10, 8, Stream::Cpu(1)), own);
+  EXPECT_EQ(DictionaryForCoding(many, 100'000, 8, Stream::Cpu(1)), many);
+  const std::vector<float> x = RandomNormal(30 * 40, random);
+  ExpectSameBits(Encode(x, *many, 8), Encode(x, *own, 8));
+}
+
 TEST(OmpEncodeTest, EmptyBatchIsNothing) {
   std::mt19937 random(27);
   EXPECT_EQ(Encode({}, *RandomDictionary(16, 16, random), 4).n_vectors(), 0);

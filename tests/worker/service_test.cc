@@ -1,6 +1,7 @@
 // The worker service over gRPC in this process: the embedded model, a real engine, a fake store.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
 #include <thread>
 
@@ -46,12 +47,13 @@ const Model& EmbeddedModel() {
 // A worker process without its process.
 class TestWorker {
  public:
-  TestWorker(const std::string& id, FakeStoreClient* client) : metrics_("worker") {
+  TestWorker(const std::string& id, FakeStoreClient* client, size_t queue_bytes = size_t{8} << 20)
+      : metrics_("worker") {
     EngineOptions options;
     options.kv_memory_bytes = size_t{64} << 20;
     options.tokenizer = EmbeddedModel().text.tokenizer->fingerprint();
     if (client != nullptr) {
-      writer_ = std::make_unique<PageWriter>(client, &metrics_, size_t{8} << 20);
+      writer_ = std::make_unique<PageWriter>(client, &metrics_, queue_bytes);
       options.page_sink = [this](const std::string& session, std::vector<PageExport> pages) {
         writer_->Push(session, std::move(pages));
       };
@@ -79,6 +81,7 @@ class TestWorker {
   v1::WorkerService::Stub& stub() { return *stub_; }
   SessionService& service() { return *service_; }
   PageWriter& writer() { return *writer_; }
+  void set_max_positions(int n) { context_.max_positions = n; }
 
   template <typename Request, typename Response>
   absl::StatusOr<Response> Call(grpc::Status (v1::WorkerService::Stub::*method)(
@@ -354,6 +357,37 @@ TEST_F(ServiceTest, AnswersGoOnWhileTheStoreIsDown) {
     return session.ok() && session->n_durable_tokens() == session->n_tokens() &&
            worker_.writer().pages_behind() == 0;
   }));
+}
+
+TEST_F(ServiceTest, PagesThatLeftAFullQueueAreStoredLater) {
+  TestWorker worker("w3", &store_, /*queue_bytes=*/40000);  // six pages
+  store_.Fail(absl::UnavailableError("connection refused"));
+  ASSERT_THAT(worker.Open("s", 1), IsOk());
+  ASSERT_THAT(worker.Append("s", 1, Document()), IsOk());
+  EXPECT_LE(worker.writer().pages_behind(), 6 + 6);  // queued, and on their way
+  store_.Fail(absl::OkStatus());
+  ASSERT_TRUE(Eventually([&] { return store_.HasManifest("s"); }));
+  const std::vector<store::PageKey> keys = store_.ManifestOf("s").page_keys;
+  ASSERT_GE(keys.size(), 24u);
+  EXPECT_TRUE(Eventually([&] {
+    const auto has = store_.HasPages(keys, absl::InfiniteFuture());
+    return has.ok() && std::count(has->begin(), has->end(), false) == 0;
+  }));
+}
+
+TEST_F(ServiceTest, AnswerEndsWithItsTurnClosedWithinThePositions) {
+  ASSERT_THAT(worker_.Open("s", 1), IsOk());
+  const int n_max = EmbeddedModel().transformer->config().max_positions;
+  worker_.set_max_positions(100);
+  const Answer answer = Generate(worker_, MakeRun("s", 1, 500));
+  ASSERT_THAT(answer.status, IsOk());
+  EXPECT_EQ(answer.finished.reason(), v1::FINISH_REASON_LENGTH);
+  EXPECT_EQ(worker_.Describe("s", 1)->n_tokens(), 100);
+  const absl::Status full = Generate(worker_, MakeRun("s", 1, 500)).status;
+  EXPECT_THAT(full, StatusIs(StatusCode::kFailedPrecondition, "100 positions"));
+  EXPECT_EQ(rpc::ReasonOf(full), "context_full");
+  worker_.set_max_positions(n_max);
+  EXPECT_THAT(Generate(worker_, MakeRun("s", 1, 2)).status, IsOk());
 }
 
 TEST_F(ServiceTest, CancelledCallStaysAtItsLastTokenAndIsStoredLater) {

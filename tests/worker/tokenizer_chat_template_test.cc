@@ -178,7 +178,8 @@ class ChatTemplateFileTest : public testing::Test {
 TEST_F(ChatTemplateFileTest, SpecialTokensAreStringsOrObjects) {
   const auto chat = ChatTemplate::Load(Write("tokenizer_config.json", R"({
       "bos_token": "<b>", "eos_token": {"content": "<e>", "lstrip": false}, "pad_token": null,
-      "chat_template": "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{{ pad_token }}"})"));
+      "chat_template":
+          "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{{ pad_token }}"})"));
   EXPECT_EQ(RenderHi(chat), "<b>hi<e>");
 }
 

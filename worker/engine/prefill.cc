@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "kernels/api/dense_attention.h"
+#include "kernels/api/dictionary.h"
 #include "kernels/api/elementwise.h"
 #include "kernels/api/merge_partials.h"
 #include "proto/base/check.h"
@@ -190,6 +191,7 @@ void PrefillJob::AttendRows(int64_t first, int64_t count) {
        .v = {v_.data(), {n_keys, config.n_kv_heads, config.head_dim}},
        .first_position = position,
        .scale = context_->attention_scale(),
+       .allow_bf16 = kv_->layout().shape.cache_type != kernels::DType::kF32,
        .out = {attention_.data() + first * config.q_dim(),
                {count, config.n_heads, config.head_dim}}},
       context_->stream);
@@ -241,20 +243,35 @@ void PrefillJob::FinishBlock() {
   phase_ = row_ < n_rows_ ? Phase::kInputs : Phase::kCoding;
 }
 
+LayerDictionaries PrefillJob::DictionariesForCoding() const {
+  const KvLayout& layout = kv_->layout();
+  const LayerDictionaries& own = context_->dictionaries_of(layer_);
+  const int64_t n_vectors =
+      kv_->n_reserved_pages() * layout.page.page_tokens * layout.shape.n_kv_heads;
+  return {kernels::DictionaryForCoding(own.k, n_vectors, layout.page.sparsity_k, context_->stream),
+          kernels::DictionaryForCoding(own.v, n_vectors, layout.page.sparsity_v, context_->stream)};
+}
+
 absl::Status PrefillJob::RunCoding() {
   const KvLayout& layout = kv_->layout();
   // Rows that are not in sealed pages yet: the old window, then the new ones.
   const int64_t first_unsealed = n_history_rows_ - n_window_rows_;
   const int64_t n_pages = kv_->n_reserved_pages();
   const int64_t batch = std::min(coding_batch_, n_pages - coded_pages_);
+  if (batch > 0 && coding_.k == nullptr && !layout.profile.is_dense()) {
+    const absl::Time begin = context_->clock->Now();
+    coding_ = DictionariesForCoding();
+    coding_time_ += context_->clock->Now() - begin;
+    return absl::OkStatus();
+  }
   if (batch > 0) {
     const absl::Time begin = context_->clock->Now();
     const int64_t row = first_unsealed + coded_pages_ * layout.page.page_tokens;
-    const absl::Status coded = EncodePages(
-        layout, context_->dictionaries_of(layer_), history_row(false, row), history_row(true, row),
-        kv_->reserved_pages(layer_).subspan(coded_pages_, batch),
-        kv_->reserved_errors(layer_).subspan(coded_pages_, batch), context_->stream,
-        context_->coder_scratch);
+    const absl::Status coded =
+        EncodePages(layout, coding_, history_row(false, row), history_row(true, row),
+                    kv_->reserved_pages(layer_).subspan(coded_pages_, batch),
+                    kv_->reserved_errors(layer_).subspan(coded_pages_, batch), context_->stream,
+                    context_->coder_scratch);
     if (!coded.ok()) return coded;
     const absl::Duration took = context_->clock->Now() - begin;
     coded_pages_ += batch;
@@ -265,6 +282,7 @@ absl::Status PrefillJob::RunCoding() {
     coding_batch_ = AdaptBatch(batch, took);
   }
   if (coded_pages_ < n_pages) return absl::OkStatus();
+  coding_ = {};
   const int64_t n_sealed = n_pages * layout.page.page_tokens;
   const int64_t window = n_window_rows_ + n_rows_ - n_sealed;
   kv_->ReplaceWindow(layer_, history_row(false, first_unsealed + n_sealed),

@@ -86,6 +86,7 @@ class PrefillJob {
   void AttendDirectly(int64_t first, int64_t count);
   void FinishBlock();
   absl::Status RunCoding();
+  LayerDictionaries DictionariesForCoding() const;
   void BeginLayer();
 
   ForwardContext* const context_;
@@ -116,6 +117,9 @@ class PrefillJob {
   std::vector<float> partial_[2];
   std::vector<float> partial_max_[2];
   std::vector<float> partial_sum_[2];
+
+  // The layer's dictionaries in the form that codes many pages fastest; held during kCoding only.
+  LayerDictionaries coding_;
 
   // Pages of a batch, adapted to kSliceTime; results do not depend on it.
   int64_t coding_batch_ = 4;

@@ -10,6 +10,7 @@
 #include "proto/base/status.h"
 #include "proto/base/utf8.h"
 #include "proto/rpc/status_map.h"
+#include "worker/engine/errors.h"
 
 namespace lexico::worker {
 namespace {
@@ -128,9 +129,32 @@ absl::Status RunCall::Run() {
   const absl::StatusOr<SessionInfo> info = context_.engine->Describe(session_.session_id());
   if (!info.ok()) return FromEngine(info.status());
   n_log_before_ = info->n_tokens;
+  LEXICO_RETURN_IF_ERROR(FitIntoPositions());
   const v1::FinishReason resumed_end = ResumedEnd();
   if (resumed_end != v1::FINISH_REASON_UNSPECIFIED) return AppendResumed(use, resumed_end);
   return Generate(use);
+}
+
+absl::Status RunCall::FitIntoPositions() {
+  // The last token must be known when it is sent, because held-back text goes with it; and the
+  // turn must be closed within the model's positions, or no worker could take the session up.
+  const auto n_prompt = static_cast<int64_t>(step_.ids.size());
+  const bool is_chat = step_.after.format() == v1::TEXT_FORMAT_CHAT;
+  const size_t n_closing = is_chat ? context_.text->closing_otherwise.size() : 0;
+  const int64_t n_room =
+      context_.max_positions - n_log_before_ - n_prompt - static_cast<int64_t>(n_closing);
+  if (n_room <= 0) {
+    return rpc::WithDetail(
+        absl::FailedPreconditionError(fmt::format(
+            "session {} has {} tokens and the prompt {}, this model has {} positions; nothing is "
+            "left for an answer",
+            session_.session_id(), n_log_before_, n_prompt, context_.max_positions)),
+        kReasonContextFull);
+  }
+  if (n_room < request_.max_new_tokens()) {
+    request_.set_max_new_tokens(static_cast<int32_t>(n_room));
+  }
+  return absl::OkStatus();
 }
 
 v1::FinishReason RunCall::ResumedEnd() {
@@ -262,17 +286,11 @@ absl::Status RunCall::Generate(SessionTable::Use& use) {
   request.ignore_end_tokens = request_.ignore_end_tokens();
   request.resume_ids = resume_ids_;
   request.deadline = deadline_;
-  // The last token must be known when it is sent, because held-back text goes with it.
-  const int64_t n_room =
-      context_.max_positions - n_log_before_ - static_cast<int64_t>(step_.ids.size());
-  if (n_room > 0 && n_room < request_.max_new_tokens()) {
-    request_.set_max_new_tokens(static_cast<int32_t>(n_room));
-  }
-  request.max_new_tokens = request_.max_new_tokens();
   if (use.record.conversation.format() == v1::TEXT_FORMAT_CHAT) {
     request.closing_ids_after_end = context_.text->closing_after_end;
     request.closing_ids_otherwise = context_.text->closing_otherwise;
   }
+  request.max_new_tokens = request_.max_new_tokens();
   const auto events = std::make_shared<CallEvents>();
   const auto call = context_.engine->Generate(std::move(request), Callbacks(events));
   if (!call.ok()) return FromEngine(call.status());

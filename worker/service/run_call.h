@@ -35,6 +35,8 @@ class RunCall {
   absl::Status Run();
 
  private:
+  // Bounds max_new_tokens by what is left of the model's positions; "context_full" when nothing is.
+  absl::Status FitIntoPositions();
   // Whether, and how, resume_ids already end the answer.
   v1::FinishReason ResumedEnd();
   absl::Status Replay(const SessionTable::Use& use);
