@@ -17,10 +17,10 @@ set(CMAKE_CXX_FLAGS_RELEASE "-O2 -DNDEBUG")
 
 find_program(CCACHE_PROGRAM ccache)
 if(CCACHE_PROGRAM)
-  set(CMAKE_CXX_COMPILER_LAUNCHER "${CCACHE_PROGRAM}")
-  set(CMAKE_C_COMPILER_LAUNCHER "${CCACHE_PROGRAM}")
-  # Paths in debug info and __FILE__ are relative, so that clones in other folders share the cache.
-  add_compile_options("-ffile-prefix-map=${CMAKE_SOURCE_DIR}/=" "-ffile-prefix-map=${CMAKE_BINARY_DIR}/=")
+  # Paths under the checkout are hashed and compiled as relative ones, so that clones in other folders share the cache.
+  set(LEXICO_CCACHE ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${CMAKE_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${CCACHE_PROGRAM})
+  set(CMAKE_CXX_COMPILER_LAUNCHER "${LEXICO_CCACHE}")
+  set(CMAKE_C_COMPILER_LAUNCHER "${LEXICO_CCACHE}")
 endif()
 
 find_program(MOLD_PROGRAM mold)
