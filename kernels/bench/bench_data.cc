@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "kernels/api/elementwise.h"
 #include "kernels/api/omp_encode.h"
 #include "proto/base/check.h"
 
@@ -66,11 +67,20 @@ BenchDictionary LoadBenchDictionary(int n_atoms, const Stream& stream) {
       for (int i = 0; i < dictionary.head_dim; ++i) row[i] /= std::sqrt(squares);
     }
   }
-  auto prepared = PrepareDictionary(
-      TensorView(dictionary.atoms.data(), {n_atoms, dictionary.head_dim}), stream);
-  LEXICO_CHECK(prepared.ok());
-  dictionary.prepared = *prepared;
+  dictionary.prepared = PrepareAtoms(dictionary, stream);
   return dictionary;
+}
+
+std::shared_ptr<const PreparedDictionary> PrepareAtoms(const BenchDictionary& dictionary,
+                                                       const Stream& stream) {
+  const auto n_atoms = static_cast<int64_t>(dictionary.atoms.size()) / dictionary.head_dim;
+  std::vector<uint16_t> halves(dictionary.atoms.size());
+  Convert(TensorView(dictionary.atoms.data(), {n_atoms, dictionary.head_dim}),
+          MutableTensorView(halves.data(), DType::kF16, {n_atoms, dictionary.head_dim}), stream);
+  auto prepared = PrepareDictionary(
+      TensorView(halves.data(), DType::kF16, {n_atoms, dictionary.head_dim}), stream);
+  LEXICO_CHECK(prepared.ok());
+  return *prepared;
 }
 
 std::vector<float> SparseVectors(const BenchDictionary& dictionary, int64_t n_vectors) {

@@ -25,6 +25,10 @@ struct BenchDictionary {
 // which random ones are not: the search has more near-ties with them.
 BenchDictionary LoadBenchDictionary(int n_atoms, const Stream& stream);
 
+// Another copy, as a file's F16 gives it.
+std::shared_ptr<const PreparedDictionary> PrepareAtoms(const BenchDictionary& dictionary,
+                                                       const Stream& stream);
+
 // Vectors that 24 atoms with falling coefficients explain up to noise: at sparsity 16 the relative
 // error is near what real keys leave.
 std::vector<float> SparseVectors(const BenchDictionary& dictionary, int64_t n_vectors);

@@ -12,8 +12,8 @@ namespace lexico::kernels::bench {
 namespace {
 
 // One decode step of a model with 8 query heads and 2 KV heads of 128 (the embedded model's
-// attention), over the pages of all its layers, so that codes come from memory as they do in a
-// real step and not from a cache warmed by the previous call.
+// attention), over the pages and dictionaries of all its layers, so that both come from memory as
+// they do in a real step and not from a cache warmed by the previous call.
 void Measure(Bench& bench, const BenchDictionary& dictionary, int64_t n_tokens, int sparsity) {
   constexpr int kLayers = 8;
   constexpr int kHeads = 8;
@@ -30,6 +30,11 @@ void Measure(Bench& bench, const BenchDictionary& dictionary, int64_t n_tokens, 
   for (const auto& page : pages) pointers.push_back(page.data());
   const int64_t page_begin[] = {0, n_pages};
 
+  std::vector<std::shared_ptr<const PreparedDictionary>> dictionaries;
+  for (int i = 0; i < 2 * kLayers; ++i) {
+    dictionaries.push_back(PrepareAtoms(dictionary, bench.stream()));
+  }
+
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
   std::vector<float> q(kHeads * head_dim);
@@ -41,8 +46,6 @@ void Measure(Bench& bench, const BenchDictionary& dictionary, int64_t n_tokens, 
   args.q = TensorView(q.data(), {1, kHeads, head_dim});
   args.page_begin = page_begin;
   args.layout = layout;
-  args.dictionary_k = dictionary.prepared.get();
-  args.dictionary_v = dictionary.prepared.get();
   args.scale = 1 / std::sqrt(static_cast<float>(head_dim));
   args.out = MutableTensorView(out.data(), {1, kHeads, head_dim});
   args.max_score = MutableTensorView(max_score.data(), {1, kHeads});
@@ -54,11 +57,13 @@ void Measure(Bench& bench, const BenchDictionary& dictionary, int64_t n_tokens, 
   work.item_name = "tokens";
   work.items = static_cast<double>(n_tokens);
   work.bytes = static_cast<double>(kLayers) *
-               (n_pages * layout.payload_bytes() + 2.0 * n_atoms * head_dim * sizeof(float));
+               (n_pages * layout.payload_bytes() + 2.0 * n_atoms * head_dim * sizeof(uint16_t));
   work.flops = kLayers * kHeads * (4.0 * n_atoms * head_dim + 4.0 * n_tokens * sparsity);
   Result& result = bench.Measure("sparse_attention", work, [&] {
     for (int layer = 0; layer < kLayers; ++layer) {
       args.pages = pointers.data() + layer * n_pages;
+      args.dictionary_k = dictionaries[2 * layer].get();
+      args.dictionary_v = dictionaries[2 * layer + 1].get();
       SparseAttention(args, bench.stream());
     }
   });

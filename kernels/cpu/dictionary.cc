@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "kernels/cpu/omp_scores.h"
@@ -61,15 +62,18 @@ absl::Status ValidateShape(const TensorView& view) {
 
 }  // namespace
 
-Dictionary::Dictionary(const float* rows, int n_atoms, int head_dim, int threads,
-                       size_t gram_bytes_max)
-    : PreparedDictionary(n_atoms, head_dim),
-      row_stride_((head_dim + 15) / 16 * 16),
-      n_panels_((n_atoms + kPanelAtoms - 1) / kPanelAtoms),
-      n_chunks_((n_atoms + kChunkAtoms - 1) / kChunkAtoms),
-      rows_(NewZeros<float>(static_cast<size_t>(n_atoms) * row_stride_)),
-      panels_(NewZeros<float>(static_cast<size_t>(n_panels_) * kPanelAtoms * head_dim)),
+Dictionary::Dictionary(const float* rows, std::shared_ptr<const AttentionAtoms> attention,
+                       int threads, size_t gram_bytes_max)
+    : PreparedDictionary(attention->n_atoms(), attention->head_dim()),
+      attention_(std::move(attention)),
+      row_stride_((head_dim() + 15) / 16 * 16),
+      n_panels_((n_atoms() + kPanelAtoms - 1) / kPanelAtoms),
+      n_chunks_((n_atoms() + kChunkAtoms - 1) / kChunkAtoms),
+      rows_(NewZeros<float>(static_cast<size_t>(n_atoms()) * row_stride_)),
+      panels_(NewZeros<float>(static_cast<size_t>(n_panels_) * kPanelAtoms * head_dim())),
       quantized_(NewZeros<int16_t>(static_cast<size_t>(padded_atoms()) * n_pairs() * 2)) {
+  const int n_atoms = this->n_atoms();
+  const int head_dim = this->head_dim();
   for (int a = 0; a < n_atoms; ++a) {
     const float* from = rows + static_cast<size_t>(a) * head_dim;
     const size_t panel = a / kPanelAtoms;
@@ -95,7 +99,7 @@ std::shared_ptr<const Dictionary> Dictionary::WithGram(int threads) const {
     std::memcpy(rows.data() + static_cast<size_t>(a) * head_dim(), row(a),
                 head_dim() * sizeof(float));
   }
-  return std::make_shared<const Dictionary>(rows.data(), n_atoms(), head_dim(), threads,
+  return std::make_shared<const Dictionary>(rows.data(), attention_, threads,
                                             std::numeric_limits<size_t>::max());
 }
 
@@ -104,7 +108,7 @@ size_t Dictionary::bytes() const {
                         static_cast<size_t>(n_panels_) * kPanelAtoms * head_dim();
   const size_t shorts = static_cast<size_t>(padded_atoms()) * n_pairs() * 2 +
                         (gram_ != nullptr ? gram_elements() : 0);
-  return floats * sizeof(float) + shorts * sizeof(int16_t);
+  return floats * sizeof(float) + shorts * sizeof(int16_t) + attention_->bytes();
 }
 
 absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(TensorView dictionary,
@@ -114,6 +118,7 @@ absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(Tens
   const int n_atoms = static_cast<int>(dictionary.dim(0));
   const int head_dim = static_cast<int>(dictionary.dim(1));
   std::vector<float> rows(static_cast<size_t>(n_atoms) * head_dim);
+  std::vector<double> norms(n_atoms);
   for (int a = 0; a < n_atoms; ++a) {
     float* row = rows.data() + static_cast<size_t>(a) * head_dim;
     double squares = 0;
@@ -126,14 +131,16 @@ absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(Tens
       squares += static_cast<double>(row[i]) * row[i];
     }
     const double norm = std::sqrt(squares);
+    norms[a] = norm;
     if (!(std::abs(norm - 1) <= 0.01)) {
       return absl::InvalidArgumentError(fmt::format(
           "dictionary atom {} has norm {:.6g}; atoms must have norm 1 within 1 %", a, norm));
     }
     for (int i = 0; i < head_dim; ++i) row[i] = static_cast<float>(row[i] / norm);
   }
-  return std::make_shared<const Dictionary>(rows.data(), n_atoms, head_dim, stream.threads(),
-                                            gram_bytes_max);
+  return std::make_shared<const Dictionary>(
+      rows.data(), std::make_shared<const AttentionAtoms>(dictionary, norms), stream.threads(),
+      gram_bytes_max);
 }
 
 const Dictionary& AsCpu(const PreparedDictionary& dictionary) {

@@ -11,12 +11,9 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/api/dictionary.h"
+#include "kernels/cpu/attention_atoms.h"
 
 namespace lexico::kernels::cpu {
-
-// Atoms of one panel. 32 floats are two cache lines and a multiple of every vector width in use
-// (4 on SSE2 .. 16 on AVX-512), so no kernel needs a remainder loop over atoms.
-inline constexpr int kPanelAtoms = 32;
 
 // Atoms are grouped in chunks for the pursuit's search; arrays over atoms end at a whole chunk.
 inline constexpr int kChunkAtoms = 4 * kPanelAtoms;
@@ -26,12 +23,15 @@ inline constexpr float kQuantizedOne = 32767.0f;
 
 class Dictionary final : public PreparedDictionary {
  public:
-  // `rows` [n_atoms, head_dim], unit rows; copied.
-  Dictionary(const float* rows, int n_atoms, int head_dim, int threads, size_t gram_bytes_max);
+  // `rows` [n_atoms, head_dim], unit rows; copied. `attention` holds the same atoms.
+  Dictionary(const float* rows, std::shared_ptr<const AttentionAtoms> attention, int threads,
+             size_t gram_bytes_max);
   // The same with its Gram matrix.
   std::shared_ptr<const Dictionary> WithGram(int threads) const;
 
   size_t bytes() const override;
+
+  const AttentionAtoms& attention() const { return *attention_; }
 
   // Row a at rows() + a * row_stride(); the places from head_dim to row_stride are 0.
   const float* rows() const { return rows_.get(); }
@@ -57,6 +57,7 @@ class Dictionary final : public PreparedDictionary {
   size_t gram_elements() const { return static_cast<size_t>(n_atoms()) * padded_atoms(); }
 
  private:
+  std::shared_ptr<const AttentionAtoms> attention_;
   int row_stride_;
   int n_panels_;
   int n_chunks_;

@@ -1,4 +1,4 @@
-// Products of a few vectors with the atoms of one FP32 panel (dictionary.h), for every instruction
+// Products of a few vectors with the atoms of one panel (attention_atoms.h), for every instruction
 // set. Included once per target by files built with Highway's foreach_target.
 #if defined(LEXICO_KERNELS_CPU_PANEL_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LEXICO_KERNELS_CPU_PANEL_TILE_INL_H_
@@ -9,9 +9,11 @@
 
 #include <hwy/highway.h>
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 
-#include "kernels/cpu/dictionary.h"
+#include "kernels/cpu/attention_atoms.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lexico::kernels::cpu::HWY_NAMESPACE {
@@ -27,27 +29,38 @@ HWY_INLINE void KeepInRegister(V& v) {
 #endif
 }
 
+// Floats, or the bits of F16 widened to floats.
+template <class D>
+HWY_INLINE hn::Vec<D> LoadWidened(D d, const float* from) {
+  return hn::LoadU(d, from);
+}
+template <class D>
+HWY_INLINE hn::Vec<D> LoadWidened(D d, const uint16_t* from) {
+  const hn::Rebind<hwy::float16_t, D> narrow;
+  return hn::PromoteTo(d, hn::LoadU(narrow, reinterpret_cast<const hwy::float16_t*>(from)));
+}
+
 // tile[r, j] = <q_r, atom j> for the kPanelAtoms atoms of a panel and kRows vectors, row r at
-// q + r * q_stride. 16 atoms at a time: with 4 rows that is 8 sums on AVX2, which hides the latency
-// of two multiply-add units, and 6 loads for 8 multiply-adds, which the load units keep up with.
-// Terms are added in the order of i, whatever kRows is.
-template <int kRows>
-HWY_INLINE void PanelTile(const float* HWY_RESTRICT panel, const float* HWY_RESTRICT q,
+// q + r * q_stride. Two registers of atoms at a time: with 4 rows that is 8 sums, which hides the
+// latency of two multiply-add units, and 6 loads for 8 multiply-adds, which the load units keep up
+// with. Terms are added in the order of i, whatever kRows is.
+template <int kRows, typename Element>
+HWY_INLINE void PanelTile(const Element* HWY_RESTRICT panel, const float* HWY_RESTRICT q,
                           size_t q_stride, int head_dim, float* HWY_RESTRICT tile) {
   using Tag = hn::CappedTag<float, 16>;
   const Tag d;
   constexpr size_t kLanes = hn::MaxLanes(Tag());
-  constexpr size_t kVectors = 16 / kLanes;
-  for (int half = 0; half < kPanelAtoms; half += 16) {
+  constexpr size_t kVectors = std::min<size_t>(2, kPanelAtoms / kLanes);
+  for (size_t half = 0; half < kPanelAtoms; half += kVectors * kLanes) {
     hn::Vec<Tag> sum[kRows * kVectors];
 #pragma GCC unroll 16
     for (size_t v = 0; v < kRows * kVectors; ++v) sum[v] = hn::Zero(d);
     for (int i = 0; i < head_dim; ++i) {
-      const float* HWY_RESTRICT from = panel + i * kPanelAtoms + half;
+      const Element* HWY_RESTRICT from = panel + i * kPanelAtoms + half;
       hn::Vec<Tag> atoms[kVectors];
 #pragma GCC unroll 4
       for (size_t v = 0; v < kVectors; ++v) {
-        atoms[v] = hn::LoadU(d, from + v * kLanes);
+        atoms[v] = LoadWidened(d, from + v * kLanes);
         KeepInRegister(atoms[v]);
       }
 #pragma GCC unroll 4

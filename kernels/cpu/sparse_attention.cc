@@ -66,8 +66,8 @@ class Wave {
  public:
   Wave(const SparseAttentionArgs& args, int threads)
       : args_(args),
-        dictionary_k_(AsCpu(*args.dictionary_k)),
-        dictionary_v_(AsCpu(*args.dictionary_v)),
+        dictionary_k_(AsCpu(*args.dictionary_k).attention()),
+        dictionary_v_(AsCpu(*args.dictionary_v).attention()),
         threads_(threads),
         head_dim_(static_cast<int>(args.q.dim(2))),
         group_(static_cast<int>(args.q.dim(1)) / args.layout.n_kv_heads),
@@ -99,9 +99,16 @@ class Wave {
   void Run() {
     if (items_.empty()) return;
     Allocate();
-    FillTables();
-    RunSplits();
-    MergeAndMultiply();
+    ScaleQueries();
+    // One team for all phases: each loop ends with a barrier, which costs less than a new team.
+#pragma omp parallel num_threads(threads_)
+    {
+      FillTables();
+      RunSplits();
+#pragma omp single
+      SetFactors();
+      MergeAndMultiply();
+    }
     AddRanges();
   }
 
@@ -150,7 +157,7 @@ class Wave {
     partial_ = hwy::AllocateAligned<float>(n_ranges_ * items_.size() * out_floats_);
   }
 
-  void FillTables() {
+  void ScaleQueries() {
     for (size_t i = 0; i < items_.size(); ++i) {
       const Item& item = items_[i];
       const float* from =
@@ -159,8 +166,12 @@ class Wave {
       for (int n = 0; n < item.n_heads * head_dim_; ++n) to[n] = args_.scale * from[n];
       std::fill(to + item.n_heads * head_dim_, to + lanes_ * head_dim_, 0.0f);
     }
+  }
+
+  // This and the two loops after it are run by every thread of a team, which shares their work.
+  void FillTables() {
     const int n_tasks = CeilDiv(dictionary_k_.n_panels(), kPanelsPerTask);
-#pragma omp parallel for num_threads(threads_) schedule(static)
+#pragma omp for schedule(static)
     for (int task = 0; task < n_tasks; ++task) {
       const int end = std::min((task + 1) * kPanelsPerTask, dictionary_k_.n_panels());
       for (int panel = task * kPanelsPerTask; panel < end; ++panel) {
@@ -174,12 +185,9 @@ class Wave {
 
   void RunSplits() {
     const size_t score_floats = ScoreFloats(pages_per_split_ * args_.layout.page_tokens, lanes_);
-#pragma omp parallel num_threads(threads_)
-    {
-      const Floats scores = hwy::AllocateAligned<float>(score_floats);
+    const Floats scores = hwy::AllocateAligned<float>(score_floats);
 #pragma omp for schedule(dynamic)
-      for (size_t s = 0; s < splits_.size(); ++s) RunSplit(s, scores.get());
-    }
+    for (size_t s = 0; s < splits_.size(); ++s) RunSplit(s, scores.get());
   }
 
   void RunSplit(size_t s, float* scores) {
@@ -195,9 +203,14 @@ class Wave {
     AddWeights(pages, split.n_pages, args_.layout, item.kv_head, scores, lanes_, weights);
   }
 
-  // factors[s, g] = exp(max of split s - max of all); writes the item's max_score and sum_exp.
-  std::vector<float> Factors(const Item& item) {
-    std::vector<float> factors(static_cast<size_t>(item.n_splits) * lanes_);
+  // factors_[s, g] = exp(max of split s - max of its item); writes max_score and sum_exp.
+  void SetFactors() {
+    factors_.resize(splits_.size() * lanes_);
+    for (const Item& item : items_) SetFactors(item);
+  }
+
+  void SetFactors(const Item& item) {
+    float* factors = factors_.data() + static_cast<size_t>(item.first_split) * lanes_;
     for (int g = 0; g < lanes_; ++g) {
       float max = -std::numeric_limits<float>::infinity();
       for (int s = 0; s < item.n_splits; ++s) {
@@ -214,35 +227,29 @@ class Wave {
       args_.max_score.as_mutable<float>()[head] = max;
       args_.sum_exp.as_mutable<float>()[head] = sum;
     }
-    return factors;
   }
 
   void MergeAndMultiply() {
-    std::vector<std::vector<float>> factors;
-    for (const Item& item : items_) factors.push_back(Factors(item));
-#pragma omp parallel num_threads(threads_)
-    {
-      const Floats merged =
-          hwy::AllocateAligned<float>(static_cast<size_t>(kAtomsPerRange) * lanes_);
-      std::vector<const float*> parts;
+    const Floats merged = hwy::AllocateAligned<float>(static_cast<size_t>(kAtomsPerRange) * lanes_);
+    std::vector<const float*> parts;
 #pragma omp for schedule(static)
-      for (int range = 0; range < n_ranges_; ++range) {
-        const int begin = range * kAtomsPerRange;
-        // Whole panels: weights past the last atom exist and are 0.
-        const int n = std::min(kAtomsPerRange, dictionary_v_.n_panels() * kPanelAtoms - begin);
-        for (size_t i = 0; i < items_.size(); ++i) {
-          parts.clear();
-          for (int s = 0; s < items_[i].n_splits; ++s) {
-            parts.push_back(weights_.get() + (items_[i].first_split + s) * weight_floats_ +
-                            static_cast<size_t>(begin) * lanes_);
-          }
-          MergeWeights(parts.data(), factors[i].data(), items_[i].n_splits, n, lanes_,
-                       merged.get());
-          float* out = partial_.get() + (range * items_.size() + i) * out_floats_;
-          std::fill_n(out, out_floats_, 0.0f);
-          MultiplyWeights(dictionary_v_, begin, std::min(n, dictionary_v_.n_atoms() - begin),
-                          merged.get(), lanes_, out);
+    for (int range = 0; range < n_ranges_; ++range) {
+      const int begin = range * kAtomsPerRange;
+      // Whole panels: weights past the last atom exist and are 0.
+      const int n = std::min(kAtomsPerRange, dictionary_v_.n_panels() * kPanelAtoms - begin);
+      for (size_t i = 0; i < items_.size(); ++i) {
+        const Item& item = items_[i];
+        parts.clear();
+        for (int s = 0; s < item.n_splits; ++s) {
+          parts.push_back(weights_.get() + (item.first_split + s) * weight_floats_ +
+                          static_cast<size_t>(begin) * lanes_);
         }
+        MergeWeights(parts.data(), factors_.data() + static_cast<size_t>(item.first_split) * lanes_,
+                     item.n_splits, n, lanes_, merged.get());
+        float* out = partial_.get() + (range * items_.size() + i) * out_floats_;
+        std::fill_n(out, out_floats_, 0.0f);
+        MultiplyWeights(dictionary_v_, begin, std::min(n, dictionary_v_.n_atoms() - begin),
+                        merged.get(), lanes_, out);
       }
     }
   }
@@ -265,8 +272,8 @@ class Wave {
   }
 
   const SparseAttentionArgs& args_;
-  const Dictionary& dictionary_k_;
-  const Dictionary& dictionary_v_;
+  const AttentionAtoms& dictionary_k_;
+  const AttentionAtoms& dictionary_v_;
   const int threads_;
   const int head_dim_;
   const int group_;  // query heads of a KV head
@@ -279,12 +286,13 @@ class Wave {
 
   std::vector<Item> items_;
   std::vector<Split> splits_;
-  Floats q_;        // [n_items, lanes, head_dim], scaled
-  Floats tables_;   // [n_items, table_floats]
-  Floats weights_;  // [n_splits, weight_floats]
-  Floats max_;      // [n_splits, lanes]
-  Floats sum_;      // [n_splits, lanes]
-  Floats partial_;  // [n_ranges, n_items, lanes, row_stride]
+  std::vector<float> factors_;  // [n_splits, lanes]
+  Floats q_;                    // [n_items, lanes, head_dim], scaled
+  Floats tables_;               // [n_items, table_floats]
+  Floats weights_;              // [n_splits, weight_floats]
+  Floats max_;                  // [n_splits, lanes]
+  Floats sum_;                  // [n_splits, lanes]
+  Floats partial_;              // [n_ranges, n_items, lanes, row_stride]
 };
 
 }  // namespace

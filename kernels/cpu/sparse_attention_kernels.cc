@@ -37,12 +37,14 @@ using BlockTag = hn::CappedTag<float, kScoreBlock>;
 inline constexpr size_t kBlockLanes = hn::MaxLanes(BlockTag());
 inline constexpr size_t kBlockVectors = kScoreBlock / kBlockLanes;
 
-void FillTableSimd(const Dictionary& dictionary, const float* q, int lanes, int panel_begin,
-                   int panel_end, float* table) {
+template <typename Element>
+void FillTableOf(const AttentionAtoms& dictionary, const float* q, int lanes, int panel_begin,
+                 int panel_end, float* table) {
   const int head_dim = dictionary.head_dim();
   alignas(64) float tile[kGroupLanesMax * kPanelAtoms];
   for (int panel = panel_begin; panel < panel_end; ++panel) {
-    const float* atoms = dictionary.panels() + static_cast<size_t>(panel) * head_dim * kPanelAtoms;
+    const Element* atoms = static_cast<const Element*>(dictionary.panels()) +
+                           static_cast<size_t>(panel) * head_dim * kPanelAtoms;
     if (lanes == 1) {
       PanelTile<1>(atoms, q, head_dim, head_dim, tile);
     } else if (lanes == 2) {
@@ -52,11 +54,22 @@ void FillTableSimd(const Dictionary& dictionary, const float* q, int lanes, int 
         PanelTile<4>(atoms, q + g * head_dim, head_dim, head_dim, tile + g * kPanelAtoms);
       }
     }
+    const float* inverse_norms = dictionary.inverse_norms() + panel * kPanelAtoms;
     float* to = table + static_cast<size_t>(panel) * kPanelAtoms * lanes;
     for (int j = 0; j < kPanelAtoms; ++j) {
-      for (int g = 0; g < lanes; ++g) to[j * lanes + g] = tile[g * kPanelAtoms + j];
+      for (int g = 0; g < lanes; ++g) {
+        to[j * lanes + g] = inverse_norms[j] * tile[g * kPanelAtoms + j];
+      }
     }
   }
+}
+
+void FillTableSimd(const AttentionAtoms& dictionary, const float* q, int lanes, int panel_begin,
+                   int panel_end, float* table) {
+  if (dictionary.dtype() == DType::kF16) {
+    return FillTableOf<uint16_t>(dictionary, q, lanes, panel_begin, panel_end, table);
+  }
+  FillTableOf<float>(dictionary, q, lanes, panel_begin, panel_end, table);
 }
 
 // The numbers of one code's heads: kVectors vectors of Tag.
@@ -241,50 +254,65 @@ void MergeWeightsSimd(const float* const* weights, const float* factors, int n_p
   }
 }
 
-// kColumns columns of kHeads heads: the sums stay in registers over all n atoms.
-template <int kHeads>
-HWY_INLINE void MultiplyStrip(const float* HWY_RESTRICT rows, size_t stride, int n,
+// Columns of one pass: two registers, so that 4 heads are 8 sums (16 with SSE's narrow ones).
+inline constexpr size_t kStripVectors = kBlockLanes == 16 ? 2 : kBlockVectors;
+inline constexpr size_t kStripColumns = kStripVectors * kBlockLanes;
+
+// kStripColumns columns of kHeads heads: the sums stay in registers over all n atoms.
+template <int kHeads, typename Element>
+HWY_INLINE void MultiplyStrip(const Element* HWY_RESTRICT rows, size_t stride, int n,
                               const float* HWY_RESTRICT weights, int lanes,
                               float* HWY_RESTRICT out) {
   const BlockTag d;
-  hn::Vec<BlockTag> sum[kHeads * kBlockVectors];
+  hn::Vec<BlockTag> sum[kHeads * kStripVectors];
 #pragma GCC unroll 4
   for (int g = 0; g < kHeads; ++g) {
 #pragma GCC unroll 4
-    for (size_t v = 0; v < kBlockVectors; ++v) {
-      sum[g * kBlockVectors + v] = hn::LoadU(d, out + g * stride + v * kBlockLanes);
+    for (size_t v = 0; v < kStripVectors; ++v) {
+      sum[g * kStripVectors + v] = hn::LoadU(d, out + g * stride + v * kBlockLanes);
     }
   }
   for (int a = 0; a < n; ++a) {
+    hn::Vec<BlockTag> row[kStripVectors];
+#pragma GCC unroll 4
+    for (size_t v = 0; v < kStripVectors; ++v) {
+      row[v] = LoadWidened(d, rows + a * stride + v * kBlockLanes);
+    }
 #pragma GCC unroll 4
     for (int g = 0; g < kHeads; ++g) {
       const auto factor = hn::Set(d, weights[a * lanes + g]);
 #pragma GCC unroll 4
-      for (size_t v = 0; v < kBlockVectors; ++v) {
-        auto& s = sum[g * kBlockVectors + v];
-        s = hn::MulAdd(factor, hn::LoadU(d, rows + a * stride + v * kBlockLanes), s);
+      for (size_t v = 0; v < kStripVectors; ++v) {
+        auto& s = sum[g * kStripVectors + v];
+        s = hn::MulAdd(factor, row[v], s);
       }
     }
   }
 #pragma GCC unroll 4
   for (int g = 0; g < kHeads; ++g) {
 #pragma GCC unroll 4
-    for (size_t v = 0; v < kBlockVectors; ++v) {
-      hn::StoreU(sum[g * kBlockVectors + v], d, out + g * stride + v * kBlockLanes);
+    for (size_t v = 0; v < kStripVectors; ++v) {
+      hn::StoreU(sum[g * kStripVectors + v], d, out + g * stride + v * kBlockLanes);
     }
   }
 }
 
-void MultiplyWeightsSimd(const Dictionary& dictionary, int begin, int n, const float* weights,
-                         int lanes, float* out) {
-  // Atoms per pass over the strips: 32 rows of 128 floats are 16 KiB, half of L1.
+template <typename Element>
+void MultiplyWeightsOf(const AttentionAtoms& dictionary, int begin, int n, const float* weights,
+                       int lanes, float* out) {
+  // Atoms per pass over the strips: 32 rows of 128 F16 are 8 KiB, 16 KiB in FP32.
   constexpr int kAtomsTogether = 32;
   const size_t stride = dictionary.row_stride();
+  float z[kAtomsTogether * kGroupLanesMax];
   for (int first = 0; first < n; first += kAtomsTogether) {
     const int count = std::min(kAtomsTogether, n - first);
-    const float* rows = dictionary.row(begin + first);
-    const float* z = weights + static_cast<size_t>(first) * lanes;
-    for (size_t column = 0; column < stride; column += kScoreBlock) {
+    const Element* rows = static_cast<const Element*>(dictionary.rows()) + (begin + first) * stride;
+    const float* inverse_norms = dictionary.inverse_norms() + begin + first;
+    const float* from = weights + static_cast<size_t>(first) * lanes;
+    for (int a = 0; a < count; ++a) {
+      for (int g = 0; g < lanes; ++g) z[a * lanes + g] = inverse_norms[a] * from[a * lanes + g];
+    }
+    for (size_t column = 0; column < stride; column += kStripColumns) {
       if (lanes == 1) {
         MultiplyStrip<1>(rows + column, stride, count, z, lanes, out + column);
       } else if (lanes == 2) {
@@ -296,6 +324,14 @@ void MultiplyWeightsSimd(const Dictionary& dictionary, int begin, int n, const f
       }
     }
   }
+}
+
+void MultiplyWeightsSimd(const AttentionAtoms& dictionary, int begin, int n, const float* weights,
+                         int lanes, float* out) {
+  if (dictionary.dtype() == DType::kF16) {
+    return MultiplyWeightsOf<uint16_t>(dictionary, begin, n, weights, lanes, out);
+  }
+  MultiplyWeightsOf<float>(dictionary, begin, n, weights, lanes, out);
 }
 
 }  // namespace lexico::kernels::cpu::HWY_NAMESPACE
@@ -311,7 +347,7 @@ HWY_EXPORT(AddWeightsSimd);
 HWY_EXPORT(MergeWeightsSimd);
 HWY_EXPORT(MultiplyWeightsSimd);
 
-void FillTable(const Dictionary& dictionary, const float* q, int lanes, int panel_begin,
+void FillTable(const AttentionAtoms& dictionary, const float* q, int lanes, int panel_begin,
                int panel_end, float* table) {
   HWY_DYNAMIC_DISPATCH(FillTableSimd)(dictionary, q, lanes, panel_begin, panel_end, table);
 }
@@ -342,7 +378,7 @@ void MergeWeights(const float* const* weights, const float* factors, int n_parts
   HWY_DYNAMIC_DISPATCH(MergeWeightsSimd)(weights, factors, n_parts, n_atoms, lanes, merged);
 }
 
-void MultiplyWeights(const Dictionary& dictionary, int begin, int n, const float* weights,
+void MultiplyWeights(const AttentionAtoms& dictionary, int begin, int n, const float* weights,
                      int lanes, float* out) {
   HWY_DYNAMIC_DISPATCH(MultiplyWeightsSimd)(dictionary, begin, n, weights, lanes, out);
 }

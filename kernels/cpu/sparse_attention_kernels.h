@@ -15,14 +15,14 @@
 #include <cstdint>
 
 #include "kernels/api/code_layout.h"
-#include "kernels/cpu/dictionary.h"
+#include "kernels/cpu/attention_atoms.h"
 
 namespace lexico::kernels::cpu {
 
 inline constexpr int kGroupLanesMax = 16;
 
 // Rows of `table` for the atoms of panels [panel_begin, panel_end). q [lanes, head_dim] is scaled.
-void FillTable(const Dictionary& dictionary, const float* q, int lanes, int panel_begin,
+void FillTable(const AttentionAtoms& dictionary, const float* q, int lanes, int panel_begin,
                int panel_end, float* table);
 
 // The scores of n_pages whole pages of one KV head. `scores` has room for
@@ -43,7 +43,7 @@ void MergeWeights(const float* const* weights, const float* factors, int n_parts
                   int lanes, float* merged);
 
 // out [lanes, row_stride] += sum_a weights[a, g] * D_v[a] over atoms [begin, begin + n).
-void MultiplyWeights(const Dictionary& dictionary, int begin, int n, const float* weights,
+void MultiplyWeights(const AttentionAtoms& dictionary, int begin, int n, const float* weights,
                      int lanes, float* out);
 
 }  // namespace lexico::kernels::cpu

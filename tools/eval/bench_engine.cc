@@ -12,6 +12,7 @@
 
 #include "absl/synchronization/notification.h"
 #include "kernels/api/matmul.h"
+#include "kernels/cpu/openmp.h"
 #include "proto/base/options.h"
 #include "proto/base/status.h"
 #include "worker/engine/engine.h"
@@ -177,6 +178,7 @@ absl::Status Bench(const Options& options) {
 }  // namespace lexico::eval
 
 int main(int argc, char** argv) {
+  lexico::kernels::cpu::EnsureShortSpin(argv);
   lexico::eval::Options options;
   CLI::App app("Measures prefill, decode and memory of one engine.", "lexico-bench-engine");
   app.add_option("--model", options.model_dir, "model folder")->capture_default_str();

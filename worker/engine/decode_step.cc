@@ -1,7 +1,5 @@
 #include "worker/engine/decode_step.h"
 
-#include <numeric>
-
 #include "kernels/api/merge_partials.h"
 #include "proto/base/check.h"
 
@@ -29,9 +27,6 @@ void DecodeStep::Run(std::span<SessionKv* const> sessions) {
     partial_max_[part].resize(n * config.n_heads);
     partial_sum_[part].resize(n * config.n_heads);
   }
-  piece_begin_.resize(n + 1);
-  std::iota(piece_begin_.begin(), piece_begin_.end(), 0);
-
   attention_time_ = absl::ZeroDuration();
   context_->transformer->Embed(ids_, hidden_.data());
   for (int layer = 0; layer < config.n_layers; ++layer) RunLayer(layer, sessions);
@@ -52,50 +47,55 @@ void DecodeStep::RunLayer(int layer, std::span<SessionKv* const> sessions) {
                                                             v_.data() + i * config.kv_dim());
     if (bad.has_value() && !non_finite_[i].has_value()) non_finite_[i] = bad;
   }
-  const auto part = [&](int which, int64_t first, int64_t count) {
-    return PartialRows(context_->shape, config.n_heads, first, count, partial_[which].data(),
-                       partial_max_[which].data(), partial_sum_[which].data());
-  };
   const absl::Time attention_begin = context_->clock->Now();
   // Neighbours of one layout share a call.
   for (int64_t first = 0; first < n;) {
     int64_t end = first + 1;
     while (end < n && sessions[end]->layout() == sessions[first]->layout()) ++end;
-    AttendToPages(*context_, layer, sessions.subspan(first, end - first),
-                  q_.data() + first * config.q_dim(), part(0, first, end - first), page_scratch_);
+    Attend(layer, sessions.subspan(first, end - first), first);
     first = end;
   }
-  AttendToWindows(layer, sessions, part(1, 0, n));
-  const PartialViews pages = part(0, 0, n);
-  const PartialViews windows = part(1, 0, n);
-  const kernels::AttentionPart parts[] = {{pages.out, pages.max_score, pages.sum_exp},
-                                          {windows.out, windows.max_score, windows.sum_exp}};
-  kernels::MergePartials(parts, {attention_.data(), {n, config.n_heads, config.head_dim}},
-                         context_->stream);
   attention_time_ += context_->clock->Now() - attention_begin;
   context_->transformer->AttentionOutputs(layer, attention_.data(), n, hidden_.data(),
                                           context_->transformer_scratch);
 }
 
-void DecodeStep::AttendToWindows(int layer, std::span<SessionKv* const> sessions,
-                                 const PartialViews& out) {
-  pieces_.clear();
-  // The row just written is the last one.
-  for (const SessionKv* session : sessions) {
-    pieces_.push_back(session->window(layer, session->window_rows() + 1));
-  }
-  const auto n = static_cast<int64_t>(sessions.size());
+void DecodeStep::Attend(int layer, std::span<SessionKv* const> sessions, int64_t first) {
   const ModelConfig& config = context_->config();
-  kernels::DenseAttention({.q = {q_.data(), {n, config.n_heads, config.head_dim}},
+  const auto n = static_cast<int64_t>(sessions.size());
+  const float* q = q_.data() + first * config.q_dim();
+  const auto part = [&](int i) {
+    return PartialRows(context_->shape, config.n_heads, first, n, partial_[i].data(),
+                       partial_max_[i].data(), partial_sum_[i].data());
+  };
+  const kernels::MutableTensorView out(attention_.data() + first * config.q_dim(),
+                                       {n, config.n_heads, config.head_dim});
+  const bool dense = sessions[0]->layout().profile.is_dense();
+  pieces_.clear();
+  piece_begin_.assign(1, 0);
+  for (const SessionKv* session : sessions) {
+    // Dense pages and the window are one run of rows: one call.
+    if (dense) AppendPages(*session, layer, pieces_);
+    // The row just written is the last one.
+    pieces_.push_back(session->window(layer, session->window_rows() + 1));
+    piece_begin_.push_back(static_cast<int64_t>(pieces_.size()));
+  }
+  const PartialViews rows = part(0);
+  kernels::DenseAttention({.q = {q, {n, config.n_heads, config.head_dim}},
                            .pieces = pieces_.data(),
                            .piece_begin = piece_begin_.data(),
                            .n_kv_heads = config.n_kv_heads,
                            .kv_type = context_->shape.cache_type,
                            .scale = context_->attention_scale(),
-                           .out = out.out,
-                           .max_score = out.max_score,
-                           .sum_exp = out.sum_exp},
+                           .out = rows.out,
+                           .max_score = rows.max_score,
+                           .sum_exp = rows.sum_exp},
                           context_->stream);
+  const PartialViews codes = part(1);
+  if (!dense) AttendToPages(*context_, layer, sessions, q, codes, page_scratch_);
+  const kernels::AttentionPart parts[] = {{rows.out, rows.max_score, rows.sum_exp},
+                                          {codes.out, codes.max_score, codes.sum_exp}};
+  kernels::MergePartials(std::span(parts).first(dense ? 1 : 2), out, context_->stream);
 }
 
 std::span<const float> DecodeStep::logits(int64_t i) const {

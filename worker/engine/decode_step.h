@@ -31,7 +31,8 @@ class DecodeStep {
 
  private:
   void RunLayer(int layer, std::span<SessionKv* const> sessions);
-  void AttendToWindows(int layer, std::span<SessionKv* const> sessions, const PartialViews& out);
+  // Sessions of one layout, the first of them sequence `first` of the step.
+  void Attend(int layer, std::span<SessionKv* const> sessions, int64_t first);
 
   ForwardContext* const context_;
   absl::Duration attention_time_;
@@ -44,7 +45,7 @@ class DecodeStep {
   std::vector<float> v_;
   std::vector<float> attention_;   // [n, n_heads, head_dim]
   std::vector<float> logits_;      // [n, vocab_size]
-  std::vector<float> partial_[2];  // over pages, over windows: [n, n_heads, head_dim]
+  std::vector<float> partial_[2];  // over windows, over codes: [n, n_heads, head_dim]
   std::vector<float> partial_max_[2];
   std::vector<float> partial_sum_[2];
   std::vector<kernels::DensePiece> pieces_;

@@ -59,6 +59,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
       std::unique_ptr<PagePool> pool,
       PagePool::Create(options.kv_memory_bytes,
                        std::max(kSlabBytesMin, kLargestBlocksPerSlab * BlockBytes(largest))));
+  // From here on ops run on the engine's thread.
+  stream.ReleaseThreads();
   return std::unique_ptr<Engine>(new Engine(std::make_unique<Impl>(
       options, std::move(pool), std::move(context), n_atoms, identity, metrics)));
 }

@@ -16,6 +16,19 @@ PartialViews PartialRows(const KvShape& shape, int n_heads, int64_t first, int64
           .sum_exp = {sum_exp + first * n_heads, {count, n_heads}}};
 }
 
+void AppendPages(const SessionKv& session, int layer, std::vector<kernels::DensePiece>& pieces) {
+  const KvLayout& layout = session.layout();
+  LEXICO_CHECK(layout.profile.is_dense());
+  for (const uint8_t* page : session.pages(layer)) {
+    pieces.push_back(
+        {.k = page + layout.page.head_offset(false, 0),
+         .v = page + layout.page.head_offset(true, 0),
+         .n_tokens = layout.page.page_tokens,
+         .token_stride = layout.shape.head_dim,
+         .head_stride = static_cast<int64_t>(layout.page.page_tokens) * layout.shape.head_dim});
+  }
+}
+
 void AttendToPages(const ForwardContext& context, int layer,
                    std::span<const SessionKv* const> sessions, const float* q,
                    const PartialViews& partial, PageAttentionScratch& scratch) {
@@ -54,14 +67,7 @@ void AttendToPages(const ForwardContext& context, int layer,
     return;
   }
   scratch.pieces.clear();
-  for (const uint8_t* page : scratch.pages) {
-    scratch.pieces.push_back(
-        {.k = page + layout.page.head_offset(false, 0),
-         .v = page + layout.page.head_offset(true, 0),
-         .n_tokens = layout.page.page_tokens,
-         .token_stride = layout.shape.head_dim,
-         .head_stride = static_cast<int64_t>(layout.page.page_tokens) * layout.shape.head_dim});
-  }
+  for (const SessionKv* session : sessions) AppendPages(*session, layer, scratch.pieces);
   kernels::DenseAttention({.q = queries,
                            .pieces = scratch.pieces.data(),
                            .piece_begin = scratch.begin.data(),

@@ -31,6 +31,9 @@ struct PageAttentionScratch {
   std::vector<int64_t> begin;
 };
 
+// The sealed pages of a dense session, in order.
+void AppendPages(const SessionKv& session, int layer, std::vector<kernels::DensePiece>& pieces);
+
 // Query i of `q` [n, n_heads, head_dim] attends to all sealed pages of sessions[i]. All sessions
 // have one layout. Sessions without pages give an empty part.
 void AttendToPages(const ForwardContext& context, int layer,

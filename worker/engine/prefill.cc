@@ -191,7 +191,7 @@ void PrefillJob::AttendRows(int64_t first, int64_t count) {
        .v = {v_.data(), {n_keys, config.n_kv_heads, config.head_dim}},
        .first_position = position,
        .scale = context_->attention_scale(),
-       .allow_bf16 = kv_->layout().shape.cache_type != kernels::DType::kF32,
+       .allow_bf16 = kv_->layout().shape.cache_type == kernels::DType::kBF16,
        .out = {attention_.data() + first * config.q_dim(),
                {count, config.n_heads, config.head_dim}}},
       context_->stream);

@@ -67,6 +67,7 @@ absl::StatusOr<std::vector<float>> ExactDecoder::Append(std::span<const int32_t>
          .v = TensorView(cache.v.data(), {n_keys, config.n_kv_heads, config.head_dim}),
          .first_position = n_tokens_,
          .scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim)),
+         .allow_bf16 = false,
          .out = MutableTensorView(attention.data(), {n, config.n_heads, config.head_dim})},
         stream_);
     transformer_.AttentionOutputs(layer, attention.data(), n, hidden.data(), scratch_);
