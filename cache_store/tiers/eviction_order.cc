@@ -1,11 +1,14 @@
 #include "cache_store/tiers/eviction_order.h"
 
+#include <algorithm>
+
 #include "proto/base/check.h"
 
 namespace lexico::store {
 
 void EvictionOrder::Insert(const PageKey& key, uint32_t bytes, absl::Time now) {
-  unclaimed_.push_back({key, bytes, /*claimed=*/false, now});
+  newest_ = std::max(newest_, now);
+  unclaimed_.push_back({key, bytes, /*claimed=*/false, newest_});
   const bool inserted = entries_.emplace(key, std::prev(unclaimed_.end())).second;
   LEXICO_CHECK(inserted);
   bytes_ += bytes;
@@ -14,7 +17,8 @@ void EvictionOrder::Insert(const PageKey& key, uint32_t bytes, absl::Time now) {
 bool EvictionOrder::Touch(const PageKey& key, absl::Time now) {
   const auto it = entries_.find(key);
   if (it == entries_.end()) return false;
-  it->second->last_use = now;
+  newest_ = std::max(newest_, now);
+  it->second->last_use = newest_;
   Queue& queue = QueueOf(it->second->claimed);
   queue.splice(queue.end(), queue, it->second);  // iterators stay valid
   return true;
@@ -30,7 +34,8 @@ bool EvictionOrder::SetClaimed(const PageKey& key, bool claimed, absl::Time now)
   Queue& source = QueueOf(entry.claimed);
   Queue& target = QueueOf(claimed);
   entry.claimed = claimed;
-  entry.last_use = now;
+  newest_ = std::max(newest_, now);
+  entry.last_use = newest_;
   target.splice(target.end(), source, it->second);
   return true;
 }
@@ -47,7 +52,8 @@ std::optional<uint32_t> EvictionOrder::Remove(const PageKey& key) {
 }
 
 std::optional<PageKey> EvictionOrder::Victim(absl::Time now, bool last_tier) const {
-  if (!unclaimed_.empty() && unclaimed_.front().last_use + kPageLease <= now) {
+  if (!unclaimed_.empty() &&
+      unclaimed_.front().last_use + kPageLease <= std::max(newest_, now)) {
     return unclaimed_.front().key;
   }
   if (last_tier) return std::nullopt;

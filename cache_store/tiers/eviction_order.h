@@ -36,8 +36,8 @@ class EvictionOrder {
   // Its bytes, or nullopt when it is not there.
   std::optional<uint32_t> Remove(const PageKey& key);
 
-  // The next to go, or nullopt when nothing may. REQUIRES: `now` does not decrease between calls
-  // (where it does, a page may stay longer than its lease).
+  // The next to go, or nullopt when nothing may. Callers read one clock and may come in another
+  // order: a reading older than the newest that was seen counts as the newest.
   std::optional<PageKey> Victim(absl::Time now, bool last_tier) const;
 
   size_t n_pages() const { return entries_.size(); }
@@ -57,6 +57,7 @@ class EvictionOrder {
   Queue unclaimed_;
   Queue claimed_;
   absl::flat_hash_map<PageKey, Queue::iterator> entries_;
+  absl::Time newest_ = absl::InfinitePast();
   uint64_t bytes_ = 0;
   uint64_t claimed_bytes_ = 0;
 };

@@ -35,6 +35,16 @@ TEST(EvictionOrderTest, LeasedPagesStayInTheLastTierUntilTheLeaseEnds) {
   EXPECT_EQ(order.Victim(At(59), false), KeyOf(1));
 }
 
+TEST(EvictionOrderTest, ALateReadingOfTheClockCountsAsTheNewestSeen) {
+  EvictionOrder order;
+  order.Insert(KeyOf(1), 10, At(0));
+  order.Insert(KeyOf(2), 10, At(100));
+  EXPECT_EQ(order.Victim(At(30), true), KeyOf(1));
+  EXPECT_TRUE(order.Touch(KeyOf(1), At(30)));
+  EXPECT_EQ(order.Victim(At(159), true), std::nullopt);
+  EXPECT_EQ(order.Victim(At(160), true), KeyOf(2));
+}
+
 TEST(EvictionOrderTest, ClaimedPagesNeverLeaveTheLastTier) {
   EvictionOrder order;
   order.Insert(KeyOf(1), 10, At(0));
