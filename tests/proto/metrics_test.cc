@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <prometheus/text_serializer.h>
 
+#include <fstream>
+#include <iterator>
 #include <regex>
 #include <set>
 
@@ -60,6 +62,13 @@ TEST(MetricsTableTest, LabelsNameNoUserData) {
       }
     }
   }
+}
+
+TEST(MetricsTableTest, TheDocumentIsUpToDate) {
+  std::ifstream file(LEXICO_METRICS_PAGE);
+  ASSERT_TRUE(file) << LEXICO_METRICS_PAGE;
+  const std::string page(std::istreambuf_iterator<char>(file), {});
+  EXPECT_EQ(page, MetricsMarkdown()) << "run: lexico metrics --markdown > docs/metrics.md";
 }
 
 TEST(MetricsTest, PageHasARowForEveryMetric) {
