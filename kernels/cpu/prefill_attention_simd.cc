@@ -43,6 +43,7 @@
 #include "hwy/highway.h"
 #include "kernels/cpu/elementwise_exp-inl.h"
 #include "kernels/cpu/matmul_tile-inl.h"
+#include "kernels/cpu/panel_transpose-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lexico::kernels::cpu {
@@ -104,48 +105,13 @@ void PackQueries(const Task& t) {
   std::fill(t.sum, t.sum + n_padded, 0.0f);
 }
 
-// to[i * kPanel + j] = from[j * stride + i] for 4 keys j and 4 components i.
-HWY_INLINE void Transpose4x4(const float* HWY_RESTRICT from, int64_t stride,
-                             float* HWY_RESTRICT to) {
-#if HWY_TARGET == HWY_SCALAR
-  for (int64_t j = 0; j < 4; ++j)
-    for (int64_t i = 0; i < 4; ++i) to[i * kPanel + j] = from[j * stride + i];
-#else
-  const hn::CappedTag<float, 4> d4;
-  const hn::Repartition<uint64_t, decltype(d4)> d2;
-  const auto row0 = hn::LoadU(d4, from);
-  const auto row1 = hn::LoadU(d4, from + stride);
-  const auto row2 = hn::LoadU(d4, from + 2 * stride);
-  const auto row3 = hn::LoadU(d4, from + 3 * stride);
-  const auto low01 = hn::BitCast(d2, hn::InterleaveLower(d4, row0, row1));
-  const auto low23 = hn::BitCast(d2, hn::InterleaveLower(d4, row2, row3));
-  const auto high01 = hn::BitCast(d2, hn::InterleaveUpper(d4, row0, row1));
-  const auto high23 = hn::BitCast(d2, hn::InterleaveUpper(d4, row2, row3));
-  hn::StoreU(hn::BitCast(d4, hn::InterleaveLower(d2, low01, low23)), d4, to);
-  hn::StoreU(hn::BitCast(d4, hn::InterleaveUpper(d2, low01, low23)), d4, to + kPanel);
-  hn::StoreU(hn::BitCast(d4, hn::InterleaveLower(d2, high01, high23)), d4, to + 2 * kPanel);
-  hn::StoreU(hn::BitCast(d4, hn::InterleaveUpper(d2, high01, high23)), d4, to + 3 * kPanel);
-#endif
-}
-
 // Keys become columns. Keys past the last are 0; their scores are masked.
 HWY_NOINLINE void PackKeys(const Task& t, const Tile& tile) {
   const int64_t stride = t.args->k.dim(1) * t.head_dim;
   const float* from = t.args->k.as<float>() + tile.first_key * stride + t.kv_head * t.head_dim;
-  for (int64_t key = 0; key < tile.n_keys; key += 4) {
-    float* to = t.k + key / kPanel * kPanel * t.head_dim + key % kPanel;
-    const float* rows = from + key * stride;
-    const int64_t n = std::min<int64_t>(4, tile.n_keys - key);
-    int64_t i = 0;
-    if (n == 4)
-      for (; i + 4 <= t.head_dim; i += 4) Transpose4x4(rows + i, stride, to + i * kPanel);
-    for (; i < t.head_dim; ++i)
-      for (int64_t j = 0; j < 4; ++j) to[i * kPanel + j] = j < n ? rows[j * stride + i] : 0.0f;
-  }
-  for (int64_t key = (tile.n_keys + 3) / 4 * 4; key % kPanel != 0; ++key) {
-    float* to = t.k + key / kPanel * kPanel * t.head_dim + key % kPanel;
-    for (int64_t i = 0; i < t.head_dim; ++i) to[i * kPanel] = 0;
-  }
+  for (int64_t key = 0; key < tile.n_keys; key += kPanel)
+    TransposePanel(from + key * stride, stride, std::min(kPanel, tile.n_keys - key), t.head_dim,
+                   t.k + key * t.head_dim);
 }
 
 // Returns whether all values are finite.
@@ -328,44 +294,6 @@ void PrefillOnTarget(const PrefillAttentionArgs& args, int threads) {
   }
 }
 
-// Of the BF16 path; here because it shares the exponential.
-float SoftmaxRowOnTarget(const float* HWY_RESTRICT scores, int64_t n, int64_t visible,
-                         float* HWY_RESTRICT max, float* HWY_RESTRICT sum,
-                         uint16_t* HWY_RESTRICT weights) {
-  const DF df;
-  const DU32 du32;
-  const hn::Rebind<uint16_t, DF> du16;
-  const hn::CappedTag<float, 1> d1;
-  const int64_t whole = visible / kLanes * kLanes;
-  VF most = hn::Set(df, *max);
-  for (int64_t i = 0; i < whole; i += kLanes) most = hn::Max(most, hn::LoadU(df, scores + i));
-  float m = hn::GetLane(hn::MaxOfLanes(df, most));
-  for (int64_t i = whole; i < visible; ++i) m = std::max(m, scores[i]);
-  const float shift = m == kMinusInfinity ? 0.0f : m;
-  VF total = hn::Zero(df);
-  for (int64_t i = 0; i < whole; i += kLanes) {
-    const VF e = Exp2NonPositive(df, hn::Sub(hn::LoadU(df, scores + i), hn::Set(df, shift)));
-    // Exponentials are in [0, 1] or NaN: adding half a unit of BF16 rounds to nearest, ties up.
-    const auto rounded = hn::ShiftRight<16>(hn::Add(hn::BitCast(du32, e), hn::Set(du32, 0x8000u)));
-    const auto high =
-        hn::IfThenElse(hn::RebindMask(du32, hn::IsNaN(e)), hn::Set(du32, 0x7fc0u), rounded);
-    total = hn::Add(total, hn::BitCast(df, hn::ShiftLeft<16>(high)));
-    hn::StoreU(hn::DemoteTo(du16, hn::BitCast(hn::RebindToSigned<DU32>(), high)), du16,
-               weights + i);
-  }
-  float all = hn::GetLane(hn::SumOfLanes(df, total));
-  for (int64_t i = whole; i < visible; ++i) {
-    const float e = hn::GetLane(Exp2NonPositive(d1, hn::Set(d1, scores[i] - shift)));
-    weights[i] = FloatToBf16(e);
-    all += Bf16ToFloat(weights[i]);
-  }
-  std::fill(weights + visible, weights + n, uint16_t{0});
-  const float factor = *max == m ? 1.0f : std::exp2(*max - m);
-  *max = m;
-  *sum = *sum * factor + all;
-  return factor;
-}
-
 }  // namespace HWY_NAMESPACE
 }  // namespace lexico::kernels::cpu
 HWY_AFTER_NAMESPACE();
@@ -374,15 +302,9 @@ HWY_AFTER_NAMESPACE();
 namespace lexico::kernels::cpu {
 
 HWY_EXPORT(PrefillOnTarget);
-HWY_EXPORT(SoftmaxRowOnTarget);
 
 void PrefillAttentionF32(const PrefillAttentionArgs& args, int threads) {
   HWY_DYNAMIC_DISPATCH(PrefillOnTarget)(args, threads);
-}
-
-float SoftmaxRowBf16(const float* scores, int64_t n, int64_t visible, float* max, float* sum,
-                     uint16_t* weights) {
-  return HWY_DYNAMIC_DISPATCH(SoftmaxRowOnTarget)(scores, n, visible, max, sum, weights);
 }
 
 }  // namespace lexico::kernels::cpu

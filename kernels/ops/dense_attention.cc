@@ -68,7 +68,7 @@ void PrefillAttention(const PrefillAttentionArgs& a, const Stream& stream) {
   if (n_queries == 0) return;
   switch (stream.kind()) {
     case DeviceKind::kCpu:
-      return cpu::PrefillAttention(a, cpu::Bf16Unit(), stream.threads());
+      return cpu::PrefillAttention(a, cpu::BestBf16Tile(), stream.threads());
     case DeviceKind::kCuda:
       break;
   }

@@ -72,25 +72,24 @@ class Problem {
     EXPECT_TRUE(IsClose(View(actual), View(expected), View(magnitude), kUlps));
   }
 
-  std::vector<float> RunBf16(int64_t first, int64_t n) const {
+  std::vector<float> RunBf16(const cpu::Bf16Tile& unit, int64_t first, int64_t n,
+                             int threads = 2) const {
     std::vector<float> out(n * query_size(), kNan);
-    cpu::PrefillAttentionBf16(Args(first, n, out), 2);
+    cpu::PrefillAttentionBf16(Args(first, n, out), unit, threads);
     return out;
   }
 
   // Rounding of q, k, v and the exponentials to BF16 is 2^-9 each, 2^16 units of F32 in all at
   // most, relative to the same magnitudes.
-  void ExpectBf16MatchesDefinition(int64_t first, int64_t n) const {
+  void ExpectBf16MatchesDefinition(const cpu::Bf16Tile& unit, int64_t first, int64_t n) const {
     SCOPED_TRACE(fmt::format("{} queries {} .. {}", shape_.Text(), first, first + n));
     std::vector<float> expected(n * query_size());
     std::vector<float> magnitude(expected.size());
     cpu::definition::PrefillAttention(
         Args(first, n, expected),
         MutableTensorView(magnitude.data(), {static_cast<int64_t>(magnitude.size())}));
-    const std::vector<float> actual = RunBf16(first, n);
+    const std::vector<float> actual = RunBf16(unit, first, n);
     EXPECT_TRUE(IsClose(View(actual), View(expected), View(magnitude), 65536));
-    const std::vector<float> again = RunBf16(first, n);
-    EXPECT_TRUE(SameBits(View(again), View(actual)));
   }
 
   TensorView View(const std::vector<float>& x) const {
@@ -243,35 +242,107 @@ TEST(SoftmaxRowBf16Test, MatchesExponentialsAndKeepsRunningMaximumAndSum) {
 }
 
 TEST(SoftmaxRowBf16Test, NanStaysNan) {
-  const float scores[] = {1.0f, std::bit_cast<float>(0x7fffffffu), 0.0f, 0.0f, 0.0f, 0.0f, 0.0f,
-                          0.0f};
-  float max = -kInfinity;
-  float sum = 0;
-  uint16_t weights[8];
-  cpu::SoftmaxRowBf16(scores, 8, 8, &max, &sum, weights);
-  EXPECT_TRUE(std::isnan(cpu::Bf16ToFloat(weights[1])));
-  EXPECT_TRUE(std::isnan(sum));
+  for (const uint32_t nan : {0x7fffffffu, 0x7f800001u, 0x7fc00000u, 0xffc00000u, 0xffffffffu}) {
+    std::vector<float> scores(16, 0.0f);
+    scores[1] = std::bit_cast<float>(nan);
+    float max = 0;
+    float sum = 0;
+    uint16_t weights[16];
+    cpu::SoftmaxRowBf16(scores.data(), 16, 16, &max, &sum, weights);
+    EXPECT_TRUE(std::isnan(cpu::Bf16ToFloat(weights[1]))) << nan;
+    EXPECT_TRUE(std::isnan(sum)) << nan;
+  }
 }
 
-// Runs where oneDNN may use AVX512_BF16 or AMX (ONEDNN_MAX_CPU_ISA hides the better of them).
-TEST(PrefillAttentionBf16Test, IsWithinBf16RoundingOfTheDefinition) {
-  if (cpu::Bf16Unit() == cpu::Bf16UnitKind::kNone)
-    GTEST_SKIP() << "this CPU has neither AVX512_BF16 nor AMX";
-  Problem({2, 4, 128, 700}, 401).ExpectBf16MatchesDefinition(600, 100);
-  Problem({1, 2, 64, 530}, 402).ExpectBf16MatchesDefinition(0, 530);
-  Problem({2, 3, 8, 40}, 403).ExpectBf16MatchesDefinition(0, 40);
-  Problem({1, 1, 16, 5}, 404).ExpectBf16MatchesDefinition(4, 1);
+// Every unit that this CPU has, each by name.
+class PrefillAttentionBf16Test : public testing::TestWithParam<cpu::Bf16UnitKind> {
+ protected:
+  void SetUp() override {
+    if (unit() == nullptr)
+      GTEST_SKIP() << "this CPU does not offer " << cpu::Bf16UnitName(GetParam());
+  }
+  const cpu::Bf16Tile* unit() const { return cpu::FindBf16Tile(GetParam()); }
+};
+
+INSTANTIATE_TEST_SUITE_P(Units, PrefillAttentionBf16Test,
+                         testing::Values(cpu::Bf16UnitKind::kAvx512Bf16, cpu::Bf16UnitKind::kAmx),
+                         [](const auto& kind) { return cpu::Bf16UnitName(kind.param); });
+
+TEST_P(PrefillAttentionBf16Test, IsWithinBf16RoundingOfTheDefinitionOnAllTinyShapes) {
+  uint32_t seed = 400;
+  for (const int64_t head_dim : {1, 8, 10, 16, 33, 40})
+    for (const int64_t group : {1, 2, 3, 16})
+      for (int64_t n_keys = 1; n_keys <= 9; ++n_keys)
+        Problem({2, group, head_dim, n_keys}, seed++)
+            .ExpectBf16MatchesDefinition(*unit(), 0, n_keys);
 }
 
-TEST(PrefillAttentionBf16Test, NanInLaterTokensDoesNotLeak) {
-  if (cpu::Bf16Unit() == cpu::Bf16UnitKind::kNone)
-    GTEST_SKIP() << "this CPU has neither AVX512_BF16 nor AMX";
-  Problem problem({2, 2, 16, 100}, 405);
-  for (std::vector<float>* side : {&problem.k, &problem.v})
-    std::fill(side->begin() + 60 * problem.key_size(), side->end(), kNan);
-  const std::vector<float> out = problem.RunBf16(0, 100);
-  for (size_t i = 0; i < out.size(); ++i)
-    EXPECT_EQ(std::isnan(out[i]), static_cast<int64_t>(i) >= 60 * problem.query_size()) << i;
+TEST_P(PrefillAttentionBf16Test, IsWithinBf16RoundingAroundTileEdgesAndOnHeadsOfRealModels) {
+  const int64_t tile = cpu::kPrefillTileKeysBf16;
+  uint32_t seed = 700;
+  for (const int64_t n_keys : {tile - 1, tile, tile + 1, 2 * tile + 17})
+    for (const int64_t n : {int64_t{1}, int64_t{5}, int64_t{70}})
+      Problem({2, 4, 16, n_keys}, seed++).ExpectBf16MatchesDefinition(*unit(), n_keys - n, n);
+  Problem({2, 4, 128, 700}, 801).ExpectBf16MatchesDefinition(*unit(), 600, 100);
+  Problem({1, 2, 64, 530}, 802).ExpectBf16MatchesDefinition(*unit(), 0, 530);
+  Problem({1, 3, 96, 150}, 803).ExpectBf16MatchesDefinition(*unit(), 50, 100);
+  Problem({1, 1, 256, 300}, 804).ExpectBf16MatchesDefinition(*unit(), 0, 300);
+  Problem({2, 2, 16, 300}, 805, /*q_scale=*/1e4f).ExpectBf16MatchesDefinition(*unit(), 0, 300);
+}
+
+TEST_P(PrefillAttentionBf16Test, AQueryHasTheSameBitsInEveryChunkAndOnAnyNumberOfThreads) {
+  const Problem problem({2, 4, 40, 600}, 806);
+  const std::vector<float> all = problem.RunBf16(*unit(), 0, 600);
+  for (const int threads : {1, 3, 16})
+    EXPECT_TRUE(
+        SameBits(problem.View(problem.RunBf16(*unit(), 0, 600, threads)), problem.View(all)));
+  for (const auto& [first, n] : {std::pair{0, 1}, {37, 90}, {599, 1}, {255, 2}, {128, 400}}) {
+    const std::vector<float> chunk = problem.RunBf16(*unit(), first, n);
+    EXPECT_TRUE(SameBits(problem.View(chunk),
+                         TensorView(all.data() + first * problem.query_size(), {n, 8, 40})))
+        << first << " " << n;
+  }
+}
+
+TEST_P(PrefillAttentionBf16Test, NanAndInfinityInLaterTokensDoNotLeak) {
+  // 3.4e38 is finite in F32 and infinite in BF16.
+  for (const float poison : {kNan, kInfinity, 3.4e38f}) {
+    Problem problem({2, 4, 16, 300}, 807);
+    const std::vector<float> clean = problem.RunBf16(*unit(), 0, 300);
+    for (const int64_t token : {int64_t{150}, int64_t{151}, int64_t{299}}) {
+      std::fill_n(problem.k.begin() + token * problem.key_size(), problem.key_size(), poison);
+      std::fill_n(problem.v.begin() + token * problem.key_size(), problem.key_size(), poison);
+    }
+    const std::vector<float> poisoned = problem.RunBf16(*unit(), 0, 300);
+    EXPECT_TRUE(SameBits(TensorView(poisoned.data(), {150, 8, 16}),
+                         TensorView(clean.data(), {150, 8, 16})));
+    for (size_t i = 150 * problem.query_size(); i < poisoned.size(); ++i)
+      EXPECT_FALSE(std::isfinite(poisoned[i])) << i;
+  }
+}
+
+TEST_P(PrefillAttentionBf16Test, NanInOneQueryStaysInThatQuery) {
+  Problem problem({1, 2, 8, 50}, 808);
+  const std::vector<float> clean = problem.RunBf16(*unit(), 0, 50);
+  problem.q[20 * problem.query_size() + 3] = kNan;  // head 0 of query 20
+  const std::vector<float> poisoned = problem.RunBf16(*unit(), 0, 50);
+  for (size_t i = 0; i < clean.size(); ++i) {
+    if (i / 8 == 20 * 2) {
+      EXPECT_TRUE(std::isnan(poisoned[i])) << i;
+    } else {
+      EXPECT_EQ(poisoned[i], clean[i]) << i;
+    }
+  }
+}
+
+TEST_P(PrefillAttentionBf16Test, ScoreOfMinusInfinityHasNoWeight) {
+  Problem problem({1, 1, 8, 6}, 809);
+  std::fill(problem.q.begin(), problem.q.end(), 1.0f);
+  std::fill_n(problem.k.begin(), 3 * 8, -kInfinity);  // tokens 0, 1, 2
+  const std::vector<float> out = problem.RunBf16(*unit(), 0, 6);
+  for (int64_t i = 0; i < 3 * 8; ++i) EXPECT_EQ(out[i], 0.0f) << i;  // nothing to see
+  for (int64_t i = 0; i < 8; ++i)
+    EXPECT_EQ(out[3 * 8 + i], cpu::Bf16ToFloat(cpu::FloatToBf16(problem.v[3 * 8 + i])));
 }
 
 TEST(PrefillAttentionDeathTest, TooFewKeysAbort) {
