@@ -42,7 +42,10 @@ size_t MultiplyAdds(size_t n, float* sink) {
   const hn::ScalableTag<float> d;
   const auto x = hn::Set(d, 0.999f);
   const auto y = hn::Set(d, 0.001f);
-  auto a0 = y, a1 = y, a2 = y, a3 = y, a4 = y, a5 = y, a6 = y, a7 = y, a8 = y, a9 = y;
+  // Ten chains that begin apart: the compiler would compute equal ones once.
+  const auto start = [&](int i) HWY_ATTR { return hn::Set(d, 0.125f * static_cast<float>(i)); };
+  auto a0 = start(0), a1 = start(1), a2 = start(2), a3 = start(3), a4 = start(4);
+  auto a5 = start(5), a6 = start(6), a7 = start(7), a8 = start(8), a9 = start(9);
   for (size_t i = 0; i < n; ++i) {
     a0 = hn::MulAdd(a0, x, y);
     a1 = hn::MulAdd(a1, x, y);

@@ -70,7 +70,7 @@ void MeasureDecode(Bench& bench, int64_t n_seqs, int64_t n_tokens, DType type) {
   bench.Measure("dense_attention", work, [&] { DenseAttention(args, bench.stream()); });
 }
 
-void MeasurePrefill(Bench& bench, int64_t n_queries, int64_t first_position) {
+void MeasurePrefill(Bench& bench, int64_t n_queries, int64_t first_position, bool allow_bf16) {
   const int64_t n_keys = first_position + n_queries;
   const std::vector<float> q = Random(n_queries * kHeads * kHeadDim);
   const std::vector<float> k = Random(n_keys * kKvHeads * kHeadDim);
@@ -82,9 +82,11 @@ void MeasurePrefill(Bench& bench, int64_t n_queries, int64_t first_position) {
   args.v = TensorView(v.data(), {n_keys, kKvHeads, kHeadDim});
   args.first_position = first_position;
   args.scale = kScale;
+  args.allow_bf16 = allow_bf16;
   args.out = MutableTensorView(out.data(), {n_queries, kHeads, kHeadDim});
   Case work;
-  work.shape = fmt::format("queries {} after {} keys", n_queries, first_position);
+  work.shape = fmt::format("queries {} after {} keys{}", n_queries, first_position,
+                           allow_bf16 ? "" : ", in F32");
   work.item_name = "queries";
   work.items = static_cast<double>(n_queries);
   const double visible = static_cast<double>(n_queries) * first_position +
@@ -103,11 +105,14 @@ void DenseAttentionSuite(Bench& bench) {
 }
 
 void PrefillAttentionSuite(Bench& bench) {
-  MeasurePrefill(bench, 256, 0);
-  MeasurePrefill(bench, 256, 3840);
-  MeasurePrefill(bench, 512, 7680);
-  MeasurePrefill(bench, 512, 15872);
-  MeasurePrefill(bench, 2048, 0);
+  for (const bool allow_bf16 : {true, false}) {
+    MeasurePrefill(bench, 16, 0, allow_bf16);
+    MeasurePrefill(bench, 256, 0, allow_bf16);
+    MeasurePrefill(bench, 256, 3840, allow_bf16);
+    MeasurePrefill(bench, 512, 7680, allow_bf16);
+    MeasurePrefill(bench, 512, 15872, allow_bf16);
+    MeasurePrefill(bench, 2048, 0, allow_bf16);
+  }
 }
 
 }  // namespace lexico::kernels::bench

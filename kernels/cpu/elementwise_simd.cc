@@ -16,7 +16,6 @@
 #include "hwy/foreach_target.h"
 // After foreach_target.h.
 #include "hwy/highway.h"
-#include "kernels/cpu/bf16-inl.h"
 #include "kernels/cpu/elementwise_exp-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -99,7 +98,16 @@ void WidenBf16(const uint16_t* from, int64_t n, float* to) {
 void NarrowBf16(const float* from, int64_t n, uint16_t* to) {
   ForVectors(n, [&](auto t, int64_t i) HWY_ATTR {
     const hn::RebindToUnsigned<decltype(t)> du32;
-    StoreHalves(du32, RoundToBf16(t, hn::LoadU(t, from + i)), to + i);
+    const hn::Rebind<uint16_t, decltype(t)> du16;
+    const auto value = hn::LoadU(t, from + i);
+    const auto bits = hn::BitCast(du32, value);
+    const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du32, 1));
+    const auto rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(du32, 0x7fff))));
+    const auto quiet = hn::Or(hn::ShiftRight<16>(bits), hn::Set(du32, 0x40));
+    const auto is_nan = hn::RebindMask(du32, hn::IsNaN(value));
+    const hn::RebindToSigned<decltype(du32)> di32;
+    const auto narrow = hn::BitCast(di32, hn::IfThenElse(is_nan, quiet, rounded));
+    hn::StoreU(hn::DemoteTo(du16, narrow), du16, to + i);
   });
 }
 

@@ -112,16 +112,18 @@ HWY_INLINE void TileProduct(const float* HWY_RESTRICT a, size_t a_row_stride, si
 #pragma GCC unroll 16
       for (size_t v = 0; v < kPanelVectors; ++v) acc[r][p][v] = start(r, p, v);
   for (size_t i = 0; i < n; ++i) {
+    VF b[kPanels][kPanelVectors];
 #pragma GCC unroll 16
-    for (size_t p = 0; p < kPanels; ++p) {
-      VF b[kPanelVectors];
-      LoadPanelRow(panel + p * panel_stride + i * kPanelColumns, b);
+    for (size_t p = 0; p < kPanels; ++p)
+      LoadPanelRow(panel + p * panel_stride + i * kPanelColumns, b[p]);
 #pragma GCC unroll 16
-      for (size_t r = 0; r < kRows; ++r) {
-        const VF x = hn::Set(df, a[r * a_row_stride + i * a_step]);
+    for (size_t r = 0; r < kRows; ++r) {
+      const VF x = hn::Set(df, a[r * a_row_stride + i * a_step]);
 #pragma GCC unroll 16
-        for (size_t v = 0; v < kPanelVectors; ++v) acc[r][p][v] = hn::MulAdd(x, b[v], acc[r][p][v]);
-      }
+      for (size_t p = 0; p < kPanels; ++p)
+#pragma GCC unroll 16
+        for (size_t v = 0; v < kPanelVectors; ++v)
+          acc[r][p][v] = hn::MulAdd(x, b[p][v], acc[r][p][v]);
     }
   }
 #pragma GCC unroll 16

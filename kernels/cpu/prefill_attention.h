@@ -23,11 +23,4 @@ void PrefillAttentionF32(const PrefillAttentionArgs& args, int threads);
 // to BF16, scores and sums are F32.
 void PrefillAttentionBf16(const PrefillAttentionArgs& args, const Bf16Tile& unit, int threads);
 
-// One row of the online softmax over `n` scores of base 2, of which the first `visible` are seen:
-// writes exp2(score - max) rounded to BF16 (0 for unseen ones), updates *max and *sum (of the
-// rounded exponentials, so that weights add up to 1) and returns the factor of what was summed
-// before. n is a multiple of 16.
-float SoftmaxRowBf16(const float* scores, int64_t n, int64_t visible, float* max, float* sum,
-                     uint16_t* weights);
-
 }  // namespace lexico::kernels::cpu

@@ -1,4 +1,5 @@
-// PrefillAttention with BF16 products: FlashAttention's recurrence on the tiles of bf16_tile.h.
+// PrefillAttention with BF16 products: FlashAttention's recurrence on the tiles of bf16_tile.h and
+// the rows of bf16_rows.h.
 //
 // For each tile of kPrefillTileKeysBf16 keys of a task (prefill_attention_tasks.h):
 //
@@ -18,70 +19,26 @@
 #include <limits>
 
 #include "hwy/aligned_allocator.h"
+#include "kernels/cpu/bf16_rows.h"
 #include "kernels/cpu/bf16_tile.h"
 #include "kernels/cpu/openmp.h"
 #include "kernels/cpu/prefill_attention.h"
 #include "kernels/cpu/prefill_attention_tasks.h"
+#include "proto/base/check.h"
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/cpu/prefill_attention_bf16.cc"
-#include "hwy/foreach_target.h"
-// After foreach_target.h.
-#include "hwy/highway.h"
-#include "kernels/cpu/bf16-inl.h"
-#include "kernels/cpu/elementwise_exp-inl.h"
-#include "kernels/cpu/panel_transpose-inl.h"
-
-HWY_BEFORE_NAMESPACE();
 namespace lexico::kernels::cpu {
-namespace HWY_NAMESPACE {
 
-inline constexpr int64_t kTileKeys = kPrefillTileKeysBf16;
-inline constexpr int64_t kTaskRows = 1024;  // rows that share one packing of a tile
-inline constexpr int64_t kPad = 32;         // serves kBf16Depth and two panels of kBf16Columns
-inline constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+#if defined(__x86_64__)
+namespace {
+
+constexpr int64_t kTileKeys = kPrefillTileKeysBf16;
+constexpr int64_t kTaskRows = 2048;  // rows that share one packing of a tile
+constexpr int64_t kPad = 32;         // serves kBf16Depth and two panels of kBf16Columns
+constexpr float kLog2E = 1.44269504088896341f;
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 static_assert(kPad == kBf16Depth && kPad == kBf16Panels * kBf16Columns);
 
-using DF = hn::CappedTag<float, kBf16Columns>;
-using DU32 = hn::RebindToUnsigned<DF>;
-using VF = hn::Vec<DF>;
-using VU32 = hn::Vec<DU32>;
-inline constexpr int64_t kLanes = hn::MaxLanes(DF());
-
 constexpr int64_t Padded(int64_t n) { return (n + kPad - 1) / kPad * kPad; }
-
-// kernels/cpu/prefill_attention.h.
-float SoftmaxRow(const float* HWY_RESTRICT scores, int64_t n, int64_t visible,
-                 float* HWY_RESTRICT max, float* HWY_RESTRICT sum, uint16_t* HWY_RESTRICT weights) {
-  const DF df;
-  const DU32 du32;
-  const int64_t whole = visible / kLanes * kLanes;
-  const auto load = [&](int64_t i) HWY_ATTR {
-    const VF s = hn::LoadU(df, scores + i);
-    if (i < whole) return s;
-    return hn::IfThenElse(hn::FirstN(df, visible - i), s, hn::Set(df, kMinusInfinity));
-  };
-  VF most = hn::Set(df, *max);
-  for (int64_t i = 0; i < visible; i += kLanes) most = hn::Max(most, load(i));
-  const float m = hn::GetLane(hn::MaxOfLanes(df, most));
-  const VF shift = hn::Set(df, m == kMinusInfinity ? 0.0f : m);
-  VF total = hn::Zero(df);
-  int64_t i = 0;
-  for (; i < visible; i += kLanes) {
-    const VF e = Exp2NonPositive(df, hn::Sub(load(i), shift));
-    // In [0, 1] or NaN, which the minimum makes the NaN of BF16 whatever its sign and payload:
-    // adding half a unit of BF16 rounds to nearest, ties up, and carries into no sign.
-    const VU32 bits = hn::Min(hn::BitCast(du32, e), hn::Set(du32, 0x7fc00000u));
-    const VU32 high = hn::ShiftRight<16>(hn::Add(bits, hn::Set(du32, 0x8000u)));
-    total = hn::Add(total, hn::BitCast(df, hn::ShiftLeft<16>(high)));
-    StoreHalves(du32, high, weights + i);
-  }
-  for (; i < n; i += kLanes) StoreHalves(du32, hn::Zero(du32), weights + i);
-  const float factor = *max == m ? 1.0f : std::exp2(*max - m);
-  *max = m;
-  *sum = *sum * factor + hn::GetLane(hn::SumOfLanes(df, total));
-  return factor;
-}
 
 struct Tile {
   int64_t first_key;
@@ -104,9 +61,9 @@ class Worker {
         o_(hwy::AllocateAligned<float>(n_rows * depth_)),
         max_(hwy::AllocateAligned<float>(n_rows)),
         sum_(hwy::AllocateAligned<float>(n_rows)),
-        row_(hwy::AllocateAligned<float>(2 * depth_)),
+        padded_(hwy::AllocateAligned<float>(3 * depth_)),
         rounded_(hwy::AllocateAligned<uint16_t>(kBf16Columns * depth_)) {
-    std::fill_n(row_.get(), 2 * depth_, 0.0f);
+    std::fill_n(padded_.get(), 3 * depth_, 0.0f);
   }
 
   void Run(const PrefillTask& task) {
@@ -116,85 +73,80 @@ class Worker {
       Tile tile{first, std::min(kTileKeys, task.n_visible() - first), true};
       PackKeys(task, tile);
       tile.finite_values = PackValues(task, tile);
-      // From the last on: HideValues takes away what earlier rows do not see.
+      // From the last on: AddValuesByRow takes away what earlier rows do not see.
       for (int64_t strip = n_strips - 1; strip >= 0; --strip) Strip(task, tile, strip);
     }
     Finish(task);
   }
 
  private:
-  // A row of q, k or v in whole vectors: where it lies, or a copy with zeros after it.
-  HWY_INLINE const float* WholeRow(const float* row, float* space) const {
+  // A row of q, k or v with zeros to whole vectors: where it lies, or its copy in place `i`.
+  const float* PaddedRow(const float* row, int64_t i) {
     if (head_dim_ == depth_) return row;
-    return std::copy_n(row, head_dim_, space) - head_dim_;
+    return std::copy_n(row, head_dim_, padded_.get() + i * depth_) - head_dim_;
   }
+  const float* zeros() const { return padded_.get() + 2 * depth_; }
 
-  HWY_INLINE void NarrowRow(const float* HWY_RESTRICT row, float factor,
-                            uint16_t* HWY_RESTRICT to) const {
-    const DF df;
-    const VF scale = hn::Set(df, factor);
-    for (int64_t i = 0; i < depth_; i += kLanes)
-      StoreHalves(DU32(), RoundToBf16(df, hn::Mul(hn::LoadU(df, row + i), scale)), to + i);
+  static const float* KeyRow(const PrefillTask& task, const TensorView& from, int64_t key) {
+    return from.as<float>() + (key * from.dim(1) + task.kv_head) * from.dim(2);
   }
 
   void PackQueries(const PrefillTask& task) {
     const int64_t n_rows = (task.n_rows() + unit_.rows - 1) / unit_.rows * unit_.rows;
     const float* q = task.args->q.as<float>();
-    for (int64_t row = 0; row < task.n_rows(); ++row)
-      NarrowRow(WholeRow(q + task.offset(row), row_.get()), task.args->scale * kLog2E,
-                q_.get() + row * depth_);
-    std::fill(q_.get() + task.n_rows() * depth_, q_.get() + n_rows * depth_, uint16_t{0});
+    for (int64_t row = 0; row < n_rows; ++row)
+      RoundRow(row < task.n_rows() ? PaddedRow(q + task.offset(row), 0) : zeros(), depth_,
+               task.args->scale * kLog2E, q_.get() + row * depth_);
     std::fill_n(o_.get(), n_rows * depth_, 0.0f);
     std::fill_n(max_.get(), n_rows, kMinusInfinity);
     std::fill_n(sum_.get(), n_rows, 0.0f);
   }
 
   // Keys become columns; those past the last are 0.
-  HWY_NOINLINE void PackKeys(const PrefillTask& task, const Tile& tile) {
-    const int64_t stride = task.args->k.dim(1) * head_dim_;
-    const float* from =
-        task.args->k.as<float>() + tile.first_key * stride + task.kv_head * head_dim_;
+  void PackKeys(const PrefillTask& task, const Tile& tile) {
     for (int64_t key = 0; key < Padded(tile.n_keys); key += kBf16Columns) {
-      const int64_t n = std::clamp<int64_t>(tile.n_keys - key, 0, kBf16Columns);
-      for (int64_t j = 0; j < n; ++j)
-        NarrowRow(WholeRow(from + (key + j) * stride, row_.get()), 1.0f,
-                  rounded_.get() + j * depth_);
-      // A pair of BF16 is moved as one F32 number.
-      TransposePanel(reinterpret_cast<const float*>(rounded_.get()), depth_ / 2, n, depth_ / 2,
-                     reinterpret_cast<float*>(k_.get() + key * depth_));
+      for (int64_t j = 0; j < kBf16Columns; ++j) {
+        const float* row = key + j < tile.n_keys
+                               ? PaddedRow(KeyRow(task, task.args->k, tile.first_key + key + j), 0)
+                               : zeros();
+        RoundRow(row, depth_, 1.0f, rounded_.get() + j * depth_);
+      }
+      PackColumns(rounded_.get(), depth_, k_.get() + key * depth_);
     }
   }
 
   // Keys become pairs; those past the last are 0. Returns whether all values are finite in BF16.
-  HWY_NOINLINE bool PackValues(const PrefillTask& task, const Tile& tile) {
-    const DF df;
-    const DU32 du32;
-    const int64_t stride = task.args->v.dim(1) * head_dim_;
-    const float* from =
-        task.args->v.as<float>() + tile.first_key * stride + task.kv_head * head_dim_;
-    VU32 most = hn::Zero(du32);
+  bool PackValues(const PrefillTask& task, const Tile& tile) {
+    bool finite = true;
     for (int64_t key = 0; key < Padded(tile.n_keys); key += 2) {
-      const bool has0 = key < tile.n_keys;
-      const bool has1 = key + 1 < tile.n_keys;
-      const float* row0 = has0 ? WholeRow(from + key * stride, row_.get()) : nullptr;
-      const float* row1 = has1 ? WholeRow(from + (key + 1) * stride, row_.get() + depth_) : nullptr;
-      for (int64_t i = 0; i < depth_; i += kLanes) {
-        const VU32 even = has0 ? RoundToBf16(df, hn::LoadU(df, row0 + i)) : hn::Zero(du32);
-        const VU32 odd = has1 ? RoundToBf16(df, hn::LoadU(df, row1 + i)) : hn::Zero(du32);
-        for (const VU32 bits : {even, odd})
-          most = hn::Max(most, hn::And(bits, hn::Set(du32, 0x7fff)));
-        uint16_t* to = Value(key, i);
-        hn::StoreU(hn::Or(even, hn::ShiftLeft<16>(odd)), du32, reinterpret_cast<uint32_t*>(to));
-      }
+      const float* rows[2];
+      for (int64_t j = 0; j < 2; ++j)
+        rows[j] = key + j < tile.n_keys
+                      ? PaddedRow(KeyRow(task, task.args->v, tile.first_key + key + j), j)
+                      : zeros();
+      finite &= PackPairs(rows[0], rows[1], depth_, Value(key, 0), kBf16Columns * kTileKeys);
     }
-    return hn::GetLane(hn::MaxOfLanes(du32, most)) < 0x7f80;
+    return finite;
   }
 
   // Place of V(key, i) in the packed tile.
   uint16_t* Value(int64_t key, int64_t i) {
-    const int64_t panel = i / kBf16Columns;
-    return v_.get() + panel * kBf16Columns * kTileKeys + key / 2 * 2 * kBf16Columns +
+    return v_.get() + i / kBf16Columns * kBf16Columns * kTileKeys + key / 2 * 2 * kBf16Columns +
            i % kBf16Columns * 2 + key % 2;
+  }
+
+  // Asks for a strip's share of the next tile's rows, to come while the strip is multiplied.
+  void Prefetch(const PrefillTask& task, const TensorView& from, const Tile& tile,
+                int64_t strip) const {
+    constexpr int64_t kLine = 64 / sizeof(float);
+    const int64_t n_strips = (task.n_rows() + unit_.rows - 1) / unit_.rows;
+    const int64_t next = tile.first_key + kTileKeys;
+    const int64_t n_keys = std::clamp<int64_t>(task.n_visible() - next, 0, kTileKeys);
+    const int64_t end = n_keys * (strip + 1) / n_strips;
+    for (int64_t key = n_keys * strip / n_strips; key < end; ++key) {
+      const float* row = KeyRow(task, from, next + key);
+      for (int64_t i = 0; i < head_dim_; i += kLine) __builtin_prefetch(row + i, 0, 2);
+    }
   }
 
   void Strip(const PrefillTask& task, const Tile& tile, int64_t strip) {
@@ -204,6 +156,7 @@ class Worker {
     };
     const int64_t n_keys = Padded(visible(first_row + unit_.rows - 1));
     if (n_keys == 0) return;
+    Prefetch(task, task.args->k, tile, strip);
     unit_.multiply({.a = q_.get() + first_row * depth_,
                     .a_stride = depth_,
                     .b = k_.get(),
@@ -213,20 +166,29 @@ class Worker {
                     .y = s_.get(),
                     .y_stride = kTileKeys,
                     .accumulate = false});
-    for (int64_t r = 0; r < unit_.rows; ++r) {
-      const int64_t row = first_row + r;
-      const float factor = SoftmaxRow(s_.get() + r * kTileKeys, n_keys, visible(row),
-                                      max_.get() + row, sum_.get() + row, p_.get() + r * kTileKeys);
-      if (factor != 1.0f) Scale(factor, o_.get() + row * depth_);
-    }
+    Softmax(first_row, n_keys, visible);
+    Prefetch(task, task.args->v, tile, strip);
     if (tile.finite_values) return AddValues(first_row, n_keys);
     AddValuesByRow(first_row, n_keys, visible);
   }
 
-  HWY_INLINE void Scale(float factor, float* HWY_RESTRICT row) const {
-    const DF df;
-    for (int64_t i = 0; i < depth_; i += kLanes)
-      hn::Store(hn::Mul(hn::Load(df, row + i), hn::Set(df, factor)), df, row + i);
+  // S becomes P. The maxima first: a row's exponentials need not wait for its maximum.
+  template <class Visible>
+  void Softmax(int64_t first_row, int64_t n_keys, const Visible& visible) {
+    for (int64_t r = 0; r < unit_.rows; ++r) {
+      const int64_t row = first_row + r;
+      const float most = RowMax(s_.get() + r * kTileKeys, visible(row), max_[row]);
+      if (most == max_[row]) continue;
+      const float factor = std::exp2(max_[row] - most);
+      max_[row] = most;
+      sum_[row] *= factor;
+      ScaleRow(factor, depth_, o_.get() + row * depth_);
+    }
+    for (int64_t r = 0; r < unit_.rows; ++r) {
+      const int64_t row = first_row + r;
+      sum_[row] += RowWeights(s_.get() + r * kTileKeys, n_keys, visible(row), max_[row],
+                              p_.get() + r * kTileKeys);
+    }
   }
 
   // O += P V of a strip over the first n_keys keys of the tile.
@@ -246,7 +208,7 @@ class Worker {
   // last row to the first, what the row does not see becomes 0, and of the strip's product only
   // the row is kept. Slow, for values that no sound model has.
   template <class Visible>
-  HWY_NOINLINE void AddValuesByRow(int64_t first_row, int64_t n_keys, const Visible& visible) {
+  void AddValuesByRow(int64_t first_row, int64_t n_keys, const Visible& visible) {
     float* o = o_.get() + first_row * depth_;
     const int64_t size = unit_.rows * depth_;
     const auto before = hwy::AllocateAligned<float>(size);
@@ -286,11 +248,13 @@ class Worker {
   hwy::AlignedFreeUniquePtr<float[]> o_;           // [rows, depth]
   hwy::AlignedFreeUniquePtr<float[]> max_;         // [rows]
   hwy::AlignedFreeUniquePtr<float[]> sum_;         // [rows]
-  hwy::AlignedFreeUniquePtr<float[]> row_;         // [2, depth], zeros past head_dim
+  hwy::AlignedFreeUniquePtr<float[]> padded_;      // [3, depth]: two rows with zeros, zeros
   hwy::AlignedFreeUniquePtr<uint16_t[]> rounded_;  // [16, depth]
 };
 
-void RunBf16(const PrefillAttentionArgs& args, const Bf16Tile& unit, int threads) {
+}  // namespace
+
+void PrefillAttentionBf16(const PrefillAttentionArgs& args, const Bf16Tile& unit, int threads) {
   const PrefillTasks tasks(args, kTaskRows, unit.rows, threads);
   const int64_t products = args.q.size() * (args.first_position + args.q.dim(0));
 #pragma omp parallel num_threads(UsefulThreads(products, threads))
@@ -303,24 +267,11 @@ void RunBf16(const PrefillAttentionArgs& args, const Bf16Tile& unit, int threads
   }
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace lexico::kernels::cpu
-HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-namespace lexico::kernels::cpu {
-
-HWY_EXPORT(RunBf16);
-HWY_EXPORT(SoftmaxRow);
-
-void PrefillAttentionBf16(const PrefillAttentionArgs& args, const Bf16Tile& unit, int threads) {
-  HWY_DYNAMIC_DISPATCH(RunBf16)(args, unit, threads);
+#else
+void PrefillAttentionBf16(const PrefillAttentionArgs&, const Bf16Tile&, int) {
+  LEXICO_UNREACHABLE();  // there is no Bf16Tile
 }
-
-float SoftmaxRowBf16(const float* scores, int64_t n, int64_t visible, float* max, float* sum,
-                     uint16_t* weights) {
-  return HWY_DYNAMIC_DISPATCH(SoftmaxRow)(scores, n, visible, max, sum, weights);
-}
+#endif
 
 void PrefillAttention(const PrefillAttentionArgs& args, const Bf16Tile* unit, int threads) {
   if (unit != nullptr && args.allow_bf16) return PrefillAttentionBf16(args, *unit, threads);
@@ -328,4 +279,3 @@ void PrefillAttention(const PrefillAttentionArgs& args, const Bf16Tile* unit, in
 }
 
 }  // namespace lexico::kernels::cpu
-#endif  // HWY_ONCE

@@ -34,13 +34,15 @@ struct PrefillTask {
 
 class PrefillTasks {
  public:
-  // Tasks of about `task_rows` rows, fewer where threads would be idle, but at least a strip.
+  // Tasks of at most `task_rows` rows, fewer where threads would be idle, but at least a strip.
   PrefillTasks(const PrefillAttentionArgs& args, int64_t task_rows, int64_t strip_rows, int threads)
       : args_(&args), strip_rows_(strip_rows), group_(args.q.dim(1) / args.k.dim(1)) {
     const int64_t most = std::max<int64_t>(1, task_rows / group_);
     const int64_t least = std::min(most, std::max<int64_t>(1, strip_rows / group_));
-    const int64_t tasks_a_head = (2 * threads + n_kv_heads() - 1) / n_kv_heads();
-    task_queries_ = std::clamp((n_queries() + tasks_a_head - 1) / tasks_a_head, least, most);
+    // Blocks of a head differ in work, heads do not: where these alone go round, that is best.
+    const int64_t blocks =
+        n_kv_heads() % threads == 0 ? 1 : (2 * threads + n_kv_heads() - 1) / n_kv_heads();
+    task_queries_ = std::clamp((n_queries() + blocks - 1) / blocks, least, most);
     n_blocks_ = (n_queries() + task_queries_ - 1) / task_queries_;
   }
 

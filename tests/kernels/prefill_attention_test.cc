@@ -218,42 +218,6 @@ TEST(PrefillAttentionTest, KeysPastTheChunkAreNotRead) {
   EXPECT_TRUE(SameBits(problem.View(poisoned), problem.View(clean)));
 }
 
-TEST(SoftmaxRowBf16Test, MatchesExponentialsAndKeepsRunningMaximumAndSum) {
-  std::mt19937 random(400);
-  for (const int64_t visible : {0, 1, 7, 8, 33, 64}) {
-    const std::vector<float> scores = RandomNormal(64, random, 4.0f);
-    float max = 1.5f;
-    float sum = 2.0f;
-    std::vector<uint16_t> weights(64, 0xffff);
-    const float factor =
-        cpu::SoftmaxRowBf16(scores.data(), 64, visible, &max, &sum, weights.data());
-    double expected_max = 1.5;
-    for (int64_t i = 0; i < visible; ++i) expected_max = std::fmax(expected_max, scores[i]);
-    EXPECT_EQ(max, static_cast<float>(expected_max)) << visible;
-    EXPECT_NEAR(factor, std::exp2(1.5 - expected_max), 1e-6) << visible;
-    double expected_sum = 2.0 * factor;
-    for (int64_t i = 0; i < 64; ++i) {
-      const double weight = i < visible ? std::exp2(scores[i] - expected_max) : 0.0;
-      EXPECT_NEAR(cpu::Bf16ToFloat(weights[i]), weight, weight / 256) << visible << " " << i;
-      expected_sum += cpu::Bf16ToFloat(weights[i]);
-    }
-    EXPECT_NEAR(sum, expected_sum, 1e-5 * expected_sum) << visible;
-  }
-}
-
-TEST(SoftmaxRowBf16Test, NanStaysNan) {
-  for (const uint32_t nan : {0x7fffffffu, 0x7f800001u, 0x7fc00000u, 0xffc00000u, 0xffffffffu}) {
-    std::vector<float> scores(16, 0.0f);
-    scores[1] = std::bit_cast<float>(nan);
-    float max = 0;
-    float sum = 0;
-    uint16_t weights[16];
-    cpu::SoftmaxRowBf16(scores.data(), 16, 16, &max, &sum, weights);
-    EXPECT_TRUE(std::isnan(cpu::Bf16ToFloat(weights[1]))) << nan;
-    EXPECT_TRUE(std::isnan(sum)) << nan;
-  }
-}
-
 // Every unit that this CPU has, each by name.
 class PrefillAttentionBf16Test : public testing::TestWithParam<cpu::Bf16UnitKind> {
  protected:
