@@ -62,8 +62,9 @@ struct PrefillAttentionArgs {
 
 // Blocked online softmax (FlashAttention's recurrence), matrix products on the best unit of the
 // machine; on AMX and AVX512_BF16 operands are rounded to BF16 if allowed. FLOP: 4 * head_dim per
-// (query head, visible key). Deterministic; in F32 a query's result has the same bits whatever
-// chunk it comes in. Keys and values past the last query's position are not read.
+// (query head, visible key). Deterministic; on one machine a query's result has the same bits
+// whatever chunk it comes in and however many threads there are. Keys and values past the last
+// query's position are not read.
 void PrefillAttention(const PrefillAttentionArgs& args, const Stream& stream);
 
 }  // namespace lexico::kernels

@@ -2,7 +2,7 @@
 //
 // A step takes one pair of k: 2 vectors of b and 12 broadcasts of a feed 24 multiply-adds. With one
 // panel a step would load 13 vectors for 12 multiply-adds, as many as two load ports deliver; so
-// too if the compiler folded the broadcasts into the multiply-adds, hence KeepInRegister.
+// too if the compiler folded the broadcasts into the multiply-adds, hence the empty asm.
 #include "kernels/cpu/bf16_tile.h"
 
 #if defined(__x86_64__)

@@ -9,7 +9,8 @@
 // makes MatMul invariant to the batch.
 //
 // Registers: AVX2 6 x 16 = 12 accumulators of 16; AVX-512 12 x 16 = 12 of 32 (enough to hide the
-// latency of two FMA units, 4 cycles each); SSE and NEON 3 x 16.
+// latency of two FMA units, 4 cycles each), in prefill attention 12 x 32 = 24, which needs half of
+// the loads of `a`; SSE and NEON 3 x 16.
 //
 // Included once per Highway target; not an ordinary header.
 #if defined(LEXICO_KERNELS_CPU_MATMUL_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
