@@ -1,15 +1,15 @@
 #include "kernels/cpu/dictionary.h"
 
 #include <fmt/format.h>
+#include <sys/mman.h>
 
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <utility>
 #include <vector>
 
-#include "kernels/cpu/omp_scores.h"
+#include "kernels/cpu/omp_gram.h"
 #include "proto/base/limits.h"
 
 namespace lexico::kernels::cpu {
@@ -19,6 +19,19 @@ template <typename T>
 hwy::AlignedFreeUniquePtr<T[]> NewZeros(size_t n) {
   auto array = hwy::AllocateAligned<T>(n);
   std::memset(array.get(), 0, n * sizeof(T));
+  return array;
+}
+
+// An uninitialised array that the kernel may back with 2 MiB pages: a row of G is read from
+// anywhere in 16 MiB, which is more than the second TLB reaches with 4 KiB pages.
+hwy::AlignedFreeUniquePtr<int16_t[]> NewOnLargePages(size_t n) {
+  constexpr size_t kLargePage = size_t{2} << 20;
+  auto array = hwy::AllocateAligned<int16_t>(n);
+  const auto begin =
+      (reinterpret_cast<uintptr_t>(array.get()) + kLargePage - 1) & ~(kLargePage - 1);
+  const auto end = reinterpret_cast<uintptr_t>(array.get() + n) & ~(kLargePage - 1);
+  // Advice only: without it the result is the same, and slower.
+  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
   return array;
 }
 
@@ -68,39 +81,46 @@ Dictionary::Dictionary(const float* rows, std::shared_ptr<const AttentionAtoms> 
       attention_(std::move(attention)),
       row_stride_((head_dim() + 15) / 16 * 16),
       n_panels_((n_atoms() + kPanelAtoms - 1) / kPanelAtoms),
-      n_chunks_((n_atoms() + kChunkAtoms - 1) / kChunkAtoms),
-      rows_(NewZeros<float>(static_cast<size_t>(n_atoms()) * row_stride_)),
-      panels_(NewZeros<float>(static_cast<size_t>(n_panels_) * kPanelAtoms * head_dim())),
-      quantized_(NewZeros<int16_t>(static_cast<size_t>(padded_atoms()) * n_pairs() * 2)) {
+      n_chunks_((n_atoms() + kChunkAtoms - 1) / kChunkAtoms) {
   const int n_atoms = this->n_atoms();
   const int head_dim = this->head_dim();
+  auto wide_rows = NewZeros<float>(static_cast<size_t>(n_atoms) * row_stride_);
+  auto panels = NewZeros<float>(static_cast<size_t>(n_panels_) * kPanelAtoms * head_dim);
+  auto quantized = NewZeros<int16_t>(static_cast<size_t>(padded_atoms()) * n_pairs() * 2);
   for (int a = 0; a < n_atoms; ++a) {
     const float* from = rows + static_cast<size_t>(a) * head_dim;
     const size_t panel = a / kPanelAtoms;
     const size_t place = a % kPanelAtoms;
-    std::memcpy(rows_.get() + static_cast<size_t>(a) * row_stride_, from, head_dim * sizeof(float));
-    float* wide = panels_.get() + panel * kPanelAtoms * head_dim + place;
-    int16_t* narrow = quantized_.get() + panel * kPanelAtoms * n_pairs() * 2 + place * 2;
+    std::memcpy(wide_rows.get() + static_cast<size_t>(a) * row_stride_, from,
+                head_dim * sizeof(float));
+    float* wide = panels.get() + panel * kPanelAtoms * head_dim + place;
+    int16_t* narrow = quantized.get() + panel * kPanelAtoms * n_pairs() * 2 + place * 2;
     for (int i = 0; i < head_dim; ++i) {
       wide[i * kPanelAtoms] = from[i];
       narrow[(i / 2) * kPanelAtoms * 2 + i % 2] =
           static_cast<int16_t>(std::lrint(from[i] * kQuantizedOne));
     }
   }
-  if (gram_elements() * sizeof(int16_t) <= gram_bytes_max) {
-    gram_ = hwy::AllocateAligned<int16_t>(gram_elements());
-    BuildGram(*this, threads, gram_.get());
+  if (HasByteDots()) {
+    byte_panels_ =
+        std::make_shared<const BytePanels>(wide_rows.get(), n_atoms, row_stride_, padded_atoms());
   }
+  rows_ = std::move(wide_rows);
+  panels_ = std::move(panels);
+  quantized_ = std::move(quantized);
+  if (gram_elements() * sizeof(int16_t) <= gram_bytes_max) MakeGram(threads);
+}
+
+void Dictionary::MakeGram(int threads) {
+  auto gram = NewOnLargePages(gram_elements());
+  BuildGram(*this, threads, gram.get());
+  gram_ = std::move(gram);
 }
 
 std::shared_ptr<const Dictionary> Dictionary::WithGram(int threads) const {
-  std::vector<float> rows(static_cast<size_t>(n_atoms()) * head_dim());
-  for (int a = 0; a < n_atoms(); ++a) {
-    std::memcpy(rows.data() + static_cast<size_t>(a) * head_dim(), row(a),
-                head_dim() * sizeof(float));
-  }
-  return std::make_shared<const Dictionary>(rows.data(), attention_, threads,
-                                            std::numeric_limits<size_t>::max());
+  const auto copy = std::make_shared<Dictionary>(*this);
+  copy->MakeGram(threads);
+  return copy;
 }
 
 size_t Dictionary::bytes() const {
@@ -108,7 +128,8 @@ size_t Dictionary::bytes() const {
                         static_cast<size_t>(n_panels_) * kPanelAtoms * head_dim();
   const size_t shorts = static_cast<size_t>(padded_atoms()) * n_pairs() * 2 +
                         (gram_ != nullptr ? gram_elements() : 0);
-  return floats * sizeof(float) + shorts * sizeof(int16_t) + attention_->bytes();
+  return floats * sizeof(float) + shorts * sizeof(int16_t) + attention_->bytes() +
+         (byte_panels_ != nullptr ? byte_panels_->bytes() : 0);
 }
 
 absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(TensorView dictionary,

@@ -1,6 +1,6 @@
 // The CPU's forms of a dictionary, each for the loop that reads it: FP32 rows, FP32 panels of atoms
-// for products of all atoms with a few vectors, and 16-bit panels for the pursuit's search.
-// 2 + 2 + 1 MiB at 4096 x 128, and the Gram matrix where it is small.
+// for products of all atoms with a few vectors, and panels of 16 and of 8 bits for the pursuit's
+// search. 2 + 2 + 1 + 0.5 MiB at 4096 x 128, and the Gram matrix where it is small.
 #pragma once
 
 #include <hwy/aligned_allocator.h>
@@ -12,11 +12,12 @@
 #include "absl/status/statusor.h"
 #include "kernels/api/dictionary.h"
 #include "kernels/cpu/attention_atoms.h"
+#include "kernels/cpu/omp_bytes.h"
 
 namespace lexico::kernels::cpu {
 
 // Atoms are grouped in chunks for the pursuit's search; arrays over atoms end at a whole chunk.
-inline constexpr int kChunkAtoms = 4 * kPanelAtoms;
+inline constexpr int kChunkAtoms = 8 * kPanelAtoms;
 
 // Value of 1.0 in 16-bit panels and in vectors multiplied with them.
 inline constexpr float kQuantizedOne = 32767.0f;
@@ -26,7 +27,7 @@ class Dictionary final : public PreparedDictionary {
   // `rows` [n_atoms, head_dim], unit rows; copied. `attention` holds the same atoms.
   Dictionary(const float* rows, std::shared_ptr<const AttentionAtoms> attention, int threads,
              size_t gram_bytes_max);
-  // The same with its Gram matrix.
+  // The same with its Gram matrix; the other forms are shared.
   std::shared_ptr<const Dictionary> WithGram(int threads) const;
 
   size_t bytes() const override;
@@ -43,28 +44,36 @@ class Dictionary final : public PreparedDictionary {
   const float* panels() const { return panels_.get(); }
   int n_panels() const { return n_panels_; }
 
-  // [n_chunks * 4, ceil(head_dim / 2), kPanelAtoms, 2] int16: components 2i and 2i + 1 of atom
-  // p * kPanelAtoms + j side by side, times kQuantizedOne, rounded; atoms past n_atoms are 0.
+  // [padded_atoms / kPanelAtoms, ceil(head_dim / 2), kPanelAtoms, 2] int16: components 2i and 2i +
+  // 1 of atom p * kPanelAtoms + j side by side, times kQuantizedOne, rounded; atoms past n_atoms
+  // are 0.
   const int16_t* quantized() const { return quantized_.get(); }
   int n_pairs() const { return (head_dim() + 1) / 2; }
   int n_chunks() const { return n_chunks_; }
   // n_atoms rounded up to whole chunks.
   int padded_atoms() const { return n_chunks_ * kChunkAtoms; }
 
-  // [n_atoms, padded_atoms] int16: <d_a, d_b> * 2^15, rounded, at most 2^15 - 1. Null where it
-  // would take more than gram_bytes_max.
+  // Null where the processor has no dot products of bytes.
+  const BytePanels* byte_panels() const { return byte_panels_.get(); }
+
+  // The Gram matrix, [n_atoms, padded_atoms / 2] words (omp_gram.h). Null where it would take more
+  // than gram_bytes_max.
   const int16_t* gram() const { return gram_.get(); }
-  size_t gram_elements() const { return static_cast<size_t>(n_atoms()) * padded_atoms(); }
 
  private:
+  size_t gram_elements() const { return static_cast<size_t>(n_atoms()) * padded_atoms() / 2; }
+  void MakeGram(int threads);
+
   std::shared_ptr<const AttentionAtoms> attention_;
   int row_stride_;
   int n_panels_;
   int n_chunks_;
-  hwy::AlignedFreeUniquePtr<float[]> rows_;
-  hwy::AlignedFreeUniquePtr<float[]> panels_;
-  hwy::AlignedFreeUniquePtr<int16_t[]> quantized_;
-  hwy::AlignedFreeUniquePtr<int16_t[]> gram_;
+  // Shared with the copies that WithGram makes.
+  std::shared_ptr<const float[]> rows_;
+  std::shared_ptr<const float[]> panels_;
+  std::shared_ptr<const int16_t[]> quantized_;
+  std::shared_ptr<const BytePanels> byte_panels_;
+  std::shared_ptr<const int16_t[]> gram_;
 };
 
 absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(TensorView dictionary,

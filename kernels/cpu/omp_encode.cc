@@ -29,13 +29,15 @@
 #include "kernels/cpu/omp_encode.h"
 
 #include <hwy/aligned_allocator.h>
-#include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <vector>
 
 #include "kernels/cpu/dictionary.h"
+#include "kernels/cpu/omp_gram.h"
+#include "kernels/cpu/omp_project.h"
 #include "kernels/cpu/omp_pursuit.h"
 #include "kernels/cpu/omp_scores.h"
 
@@ -44,9 +46,18 @@ namespace {
 
 using Shorts = hwy::AlignedFreeUniquePtr<int16_t[]>;
 
-// The Gram search starts again from an exact projection when its largest score falls to this many
-// error bounds: below, a wide share of the atoms would be candidates.
-constexpr float kRebaseBounds = 6;
+// The Gram search starts again from a projection of the residual when the bound on the error
+// exceeds this share of the residual's norm: the largest score is about a quarter of it, and every
+// atom within twice the bound of that is a candidate.
+constexpr float kErrorMax = 0.045f;
+
+// Vectors taken together at most: their 16-bit forms, 6 KiB at 128 components, leave L1 to a panel,
+// and 1 MiB of D is read once for 24 vectors.
+constexpr int kBlockVectorsMax = 24;
+
+// The same for the Gram search: 16 rows of 4 KiB for each stay in L2, and rows that one asks for
+// arrive while the others compute.
+constexpr int kGramBlockVectorsMax = 8;
 
 // Where one block of vectors is read and written.
 struct Block {
@@ -69,10 +80,9 @@ class DirectSearch {
  public:
   DirectSearch(const Dictionary& dictionary, const OmpEncodeArgs& args, int block_vectors)
       : dictionary_(dictionary),
-        buffer_(dictionary),
-        quantized_(hwy::AllocateAligned<int16_t>(static_cast<size_t>(block_vectors) *
-                                                 dictionary.n_pairs() * 2)),
-        scores_(hwy::AllocateAligned<int16_t>(static_cast<size_t>(block_vectors) *
+        bytes_(dictionary.byte_panels()),
+        components_(hwy::AllocateAligned<int16_t>(block_vectors * vector_stride())),
+        values_(hwy::AllocateAligned<int16_t>(static_cast<size_t>(block_vectors) *
                                               dictionary.padded_atoms())) {
     for (int i = 0; i < block_vectors; ++i) {
       pursuits_.emplace_back(dictionary, args.sparsity, args.error_threshold);
@@ -87,7 +97,13 @@ class DirectSearch {
         if (!pursuits_[i].done()) running_.push_back(&pursuits_[i]);
       }
       if (running_.empty()) break;
-      StepAll();
+      if (bytes_ != nullptr) {
+        ScoreInBytes();
+      } else {
+        ScoreInShorts();
+      }
+      for (size_t i = 0; i < running_.size(); ++i) running_[i]->Look(scores_[i]);
+      for (size_t i = 0; i < running_.size(); ++i) running_[i]->Choose(scores_[i]);
     }
     int64_t n_non_finite = 0;
     for (int i = 0; i < block.n_vectors; ++i) n_non_finite += block.Finish(i, pursuits_[i]);
@@ -95,130 +111,182 @@ class DirectSearch {
   }
 
  private:
-  void StepAll() {
-    const size_t stride = static_cast<size_t>(dictionary_.n_pairs()) * 2;
-    for (size_t i = 0; i < running_.size(); ++i) {
-      Quantize(dictionary_, running_[i]->residual(), running_[i]->residual_norm(),
-               quantized_.get() + i * stride);
+  // Shorts that hold a vector in either form.
+  size_t vector_stride() const { return static_cast<size_t>(dictionary_.row_stride()); }
+  int16_t* values(size_t i) const { return values_.get() + i * dictionary_.padded_atoms(); }
+
+  void ScoreInBytes() {
+    const int n = static_cast<int>(running_.size());
+    for (int i = 0; i < n; ++i) {
+      vectors_[i].components =
+          reinterpret_cast<int8_t*>(components_.get() + static_cast<size_t>(i) * vector_stride());
+      QuantizeToBytes(*bytes_, running_[i]->residual(), vectors_[i]);
     }
-    ProjectBlock(dictionary_, quantized_.get(), static_cast<int>(running_.size()), scores_.get());
-    for (size_t i = 0; i < running_.size(); ++i) {
-      const int largest = GramScores(dictionary_, scores_.get() + i * dictionary_.padded_atoms(),
-                                     nullptr, nullptr, 0, buffer_);
-      running_[i]->Step(buffer_, largest, kScoreOne / running_[i]->residual_norm(),
-                        ProjectionErrorBound(dictionary_.head_dim()));
+    std::array<int, kBlockVectorsMax> largest;
+    ProjectBytes(*bytes_, vectors_.data(), n, values_.get(), dictionary_.padded_atoms(),
+                 largest.data());
+    for (int i = 0; i < n; ++i) {
+      scores_[i] = {.values = values(i),
+                    .largest = largest[i],
+                    .scale = vectors_[i].scale,
+                    .error = vectors_[i].error};
+    }
+  }
+
+  void ScoreInShorts() {
+    const size_t n = running_.size();
+    const size_t stride = static_cast<size_t>(dictionary_.n_pairs()) * 2;
+    for (size_t i = 0; i < n; ++i) {
+      Quantize(dictionary_, running_[i]->residual(), running_[i]->residual_norm(),
+               components_.get() + i * stride);
+    }
+    ProjectBlock(dictionary_, components_.get(), static_cast<int>(n), values_.get());
+    for (size_t i = 0; i < n; ++i) {
+      scores_[i] = {.values = values(i),
+                    .largest = TakeMagnitudes(dictionary_, values(i)),
+                    .scale = kScoreOne / running_[i]->residual_norm(),
+                    .error = ProjectionErrorBound(dictionary_.head_dim())};
     }
   }
 
   const Dictionary& dictionary_;
-  ScoreBuffer buffer_;
-  Shorts quantized_;  // [block_vectors, 2 * n_pairs]
-  Shorts scores_;     // [block_vectors, padded_atoms]
+  const BytePanels* const bytes_;
+  Shorts components_;  // [block_vectors, row_stride]
+  Shorts values_;      // [block_vectors, padded_atoms]
   std::vector<Pursuit> pursuits_;
   std::vector<Pursuit*> running_;
+  std::array<ByteVector, kBlockVectorsMax> vectors_;
+  std::array<Scores, kBlockVectorsMax> scores_;
 };
 
-// The vectors of a block are projected together, then pursued one after another.
+// One vector of the Gram search: its pursuit, and scores against the base it started from.
+class GramPursuit {
+ public:
+  GramPursuit(const Dictionary& dictionary, const int16_t* gram, const OmpEncodeArgs& args)
+      : dictionary_(dictionary),
+        gram_(gram),
+        pursuit_(dictionary, args.sparsity, args.error_threshold),
+        values_(hwy::AllocateAligned<int16_t>(dictionary.padded_atoms())) {
+    pursuit_.PrefetchFrom(gram);
+  }
+
+  void Begin(const float* x) {
+    pursuit_.Begin(x);
+    base_scale_ = 1;
+    base_coefficients_.fill(0);
+  }
+
+  Pursuit& pursuit() { return pursuit_; }
+
+  // Makes the terms of the next scores; false if their error would be too wide a share of the
+  // scores, and the base has to be made anew.
+  bool MakeTerms() {
+    n_terms_ = 0;
+    float sum = 0;
+    bool fits = true;
+    for (size_t j = 0; j < pursuit_.atoms().size(); ++j) {
+      const float change = pursuit_.coefficients()[j] - base_coefficients_[j];
+      if (change == 0) continue;
+      const float factor = std::nearbyint(change * base_scale_ * (kFactorOne / kGramOne));
+      fits = fits && std::abs(factor) <= 32767;
+      terms_[n_terms_].row =
+          gram_ + pursuit_.atoms()[j] * static_cast<size_t>(dictionary_.padded_atoms() / 2);
+      terms_[n_terms_].factors = fits ? TwiceFactor(static_cast<int16_t>(factor)) : 0;
+      sum += std::abs(change);
+      ++n_terms_;
+    }
+    // The last part: the residual itself is rounded to FP32, 2^-24 of each of its terms.
+    scores_.error = ProjectionErrorBound(dictionary_.head_dim()) + n_terms_ +
+                    sum * base_scale_ * GramError(dictionary_.head_dim()) +
+                    (n_terms_ + 1) * (1 + sum) * base_scale_ * 0x1p-24f;
+    return fits && scores_.error <= kErrorMax * pursuit_.residual_norm() * base_scale_;
+  }
+
+  // Starts anew from the residual at its own scale: puts it in 16 bits; the caller projects that
+  // to base [padded_atoms].
+  void QuantizeResidual(int16_t* to, const int16_t* base) {
+    base_ = base;
+    Quantize(dictionary_, pursuit_.residual(), pursuit_.residual_norm(), to);
+    base_scale_ = kScoreOne / pursuit_.residual_norm();
+    std::copy_n(pursuit_.coefficients(), pursuit_.atoms().size(), base_coefficients_.begin());
+    MakeTerms();
+  }
+
+  void Look() {
+    scores_.largest = GramScores(dictionary_, base_, terms_.data(), n_terms_, values_.get());
+    scores_.values = values_.get();
+    scores_.scale = base_scale_;
+    pursuit_.Look(scores_);
+  }
+
+  void Choose() { pursuit_.Choose(scores_); }
+
+ private:
+  const Dictionary& dictionary_;
+  const int16_t* const gram_;
+  Pursuit pursuit_;
+  Shorts values_;  // [padded_atoms]
+  Scores scores_;
+
+  // Scores of the vector when its coefficients were base_coefficients_.
+  const int16_t* base_ = nullptr;  // [padded_atoms]
+  float base_scale_ = 0;
+  std::array<float, base::kSparsityMax> base_coefficients_{};
+  std::array<GramTerm, base::kSparsityMax> terms_{};
+  int n_terms_ = 0;
+};
+
+// The vectors of a block step together, so that they are projected together: at first, and when one
+// of them needs a new base.
 class GramSearch {
  public:
   GramSearch(const Dictionary& dictionary, const int16_t* gram, const OmpEncodeArgs& args,
              int block_vectors)
       : dictionary_(dictionary),
-        gram_(gram),
-        pursuit_(dictionary, args.sparsity, args.error_threshold),
-        buffer_(dictionary),
         quantized_(hwy::AllocateAligned<int16_t>(static_cast<size_t>(block_vectors) *
                                                  dictionary.n_pairs() * 2)),
-        scores_(hwy::AllocateAligned<int16_t>(static_cast<size_t>(block_vectors) *
-                                              dictionary.padded_atoms())) {
-    pursuit_.PrefetchFrom(gram);
+        bases_(hwy::AllocateAligned<int16_t>(static_cast<size_t>(block_vectors) *
+                                             dictionary.padded_atoms())) {
+    for (int i = 0; i < block_vectors; ++i) pursuits_.emplace_back(dictionary, gram, args);
   }
 
   int64_t Run(const Block& block) {
-    const size_t stride = static_cast<size_t>(dictionary_.n_pairs()) * 2;
-    for (int i = 0; i < block.n_vectors; ++i) {
-      pursuit_.Begin(block.x(i));
-      if (pursuit_.done()) {
-        std::fill_n(quantized_.get() + i * stride, stride, int16_t{0});
-      } else {
-        Quantize(dictionary_, pursuit_.unit_vector(), 1, quantized_.get() + i * stride);
+    for (int i = 0; i < block.n_vectors; ++i) pursuits_[i].Begin(block.x(i));
+    bool rebase = true;
+    while (true) {
+      running_.clear();
+      for (int i = 0; i < block.n_vectors; ++i) {
+        if (!pursuits_[i].pursuit().done()) running_.push_back(&pursuits_[i]);
       }
+      if (running_.empty()) break;
+      for (GramPursuit* pursuit : running_) rebase = !pursuit->MakeTerms() || rebase;
+      if (rebase) Rebase();
+      rebase = false;
+      for (GramPursuit* pursuit : running_) pursuit->Look();
+      for (GramPursuit* pursuit : running_) pursuit->Choose();
     }
-    ProjectBlock(dictionary_, quantized_.get(), block.n_vectors, scores_.get());
     int64_t n_non_finite = 0;
     for (int i = 0; i < block.n_vectors; ++i) {
-      pursuit_.Begin(block.x(i));
-      base_ = scores_.get() + static_cast<size_t>(i) * dictionary_.padded_atoms();
-      base_scale_ = kScoreOne;
-      base_coefficients_.fill(0);
-      while (!pursuit_.done()) Step();
-      n_non_finite += block.Finish(i, pursuit_);
+      n_non_finite += block.Finish(i, pursuits_[i].pursuit());
     }
     return n_non_finite;
   }
 
  private:
-  void Step() {
-    float error = 0;
-    int n_terms = MakeTerms(error);
-    int largest = 0;
-    if (n_terms >= 0) {
-      largest = GramScores(dictionary_, base_, rows_.data(), factors_.data(), n_terms, buffer_);
-    }
-    if (n_terms < 0 || (n_terms > 0 && largest < kRebaseBounds * error)) {
-      Rebase();
-      n_terms = MakeTerms(error);
-      largest = GramScores(dictionary_, base_, nullptr, nullptr, 0, buffer_);
-    }
-    pursuit_.Step(buffer_, largest, base_scale_, error);
-  }
-
-  // Terms of the scores against the base, and the bound of omp_scores.h on their error; -1 if a
-  // factor does not fit 16 bits.
-  int MakeTerms(float& error) {
-    int n_terms = 0;
-    float sum = 0;
-    error = ProjectionErrorBound(dictionary_.head_dim());
-    for (size_t j = 0; j < pursuit_.atoms().size(); ++j) {
-      const float change = pursuit_.coefficients()[j] - base_coefficients_[j];
-      if (change == 0) continue;
-      const float factor = std::nearbyint(change * base_scale_);
-      if (!(std::abs(factor) <= 32767)) return -1;
-      rows_[n_terms] =
-          gram_ + pursuit_.atoms()[j] * static_cast<size_t>(dictionary_.padded_atoms());
-      factors_[n_terms] = static_cast<int16_t>(factor);
-      sum += std::abs(change);
-      ++n_terms;
-    }
-    // The last part: the residual itself is rounded to FP32, 2^-24 of each of its terms.
-    error +=
-        n_terms + sum * base_scale_ / 32768 + (n_terms + 1) * (1 + sum) * base_scale_ * 0x1p-24f;
-    return n_terms;
-  }
-
-  // Takes the exact projection of the residual, at its own scale, as the new base.
   void Rebase() {
-    Quantize(dictionary_, pursuit_.residual(), pursuit_.residual_norm(), quantized_.get());
-    ProjectBlock(dictionary_, quantized_.get(), 1, base_);
-    base_scale_ = kScoreOne / pursuit_.residual_norm();
-    for (size_t j = 0; j < pursuit_.atoms().size(); ++j) {
-      base_coefficients_[j] = pursuit_.coefficients()[j];
+    const size_t stride = static_cast<size_t>(dictionary_.n_pairs()) * 2;
+    for (size_t i = 0; i < running_.size(); ++i) {
+      running_[i]->QuantizeResidual(quantized_.get() + i * stride,
+                                    bases_.get() + i * dictionary_.padded_atoms());
     }
+    ProjectBlock(dictionary_, quantized_.get(), static_cast<int>(running_.size()), bases_.get());
   }
 
   const Dictionary& dictionary_;
-  const int16_t* const gram_;
-  Pursuit pursuit_;
-  ScoreBuffer buffer_;
   Shorts quantized_;  // [block_vectors, 2 * n_pairs]
-  Shorts scores_;     // [block_vectors, padded_atoms]
-
-  // Scores of the vector at hand when its coefficients were base_coefficients_.
-  int16_t* base_ = nullptr;
-  float base_scale_ = 0;
-  std::array<float, base::kSparsityMax> base_coefficients_{};
-  std::array<const int16_t*, base::kSparsityMax> rows_{};
-  std::array<int16_t, base::kSparsityMax> factors_{};
+  Shorts bases_;      // [block_vectors, padded_atoms]
+  std::vector<GramPursuit> pursuits_;
+  std::vector<GramPursuit*> running_;
 };
 
 // Whether making G pays: it costs n_atoms projections at twice the price of a 16-bit one, and saves
@@ -227,25 +295,13 @@ bool GramPays(const Dictionary& dictionary, int64_t n_vectors, int sparsity) {
   return n_vectors * (sparsity - 2) >= 2 * static_cast<int64_t>(dictionary.n_atoms());
 }
 
-// An uninitialised array that the kernel may back with 2 MiB pages: a row of G is read from
-// anywhere in 32 MiB, which is four times what the second TLB reaches with 4 KiB pages.
-Shorts AllocateOnLargePages(size_t n) {
-  constexpr size_t kLargePage = size_t{2} << 20;
-  Shorts array = hwy::AllocateAligned<int16_t>(n);
-  const auto begin =
-      (reinterpret_cast<uintptr_t>(array.get()) + kLargePage - 1) & ~(kLargePage - 1);
-  const auto end = reinterpret_cast<uintptr_t>(array.get() + n) & ~(kLargePage - 1);
-  // Advice only: without it the result is the same, and slower.
-  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-  return array;
-}
-
 template <typename MakeSearch>
-int64_t ForAllBlocks(const OmpEncodeArgs& args, int threads, const MakeSearch& make_search) {
+int64_t ForAllBlocks(const OmpEncodeArgs& args, int threads, int block_vectors_max,
+                     const MakeSearch& make_search) {
   const int64_t n_vectors = args.x.dim(0);
   // Small batches are cut so that every thread has a share; results do not depend on the cut.
   const int64_t share = (n_vectors + 2 * threads - 1) / (2 * threads);
-  const int block_vectors = static_cast<int>(std::clamp<int64_t>(share, 1, kBlockVectorsMax));
+  const int block_vectors = static_cast<int>(std::clamp<int64_t>(share, 1, block_vectors_max));
   const int64_t n_blocks = (n_vectors + block_vectors - 1) / block_vectors;
   int64_t n_non_finite = 0;
 #pragma omp parallel num_threads(threads) reduction(+ : n_non_finite)
@@ -274,20 +330,19 @@ std::shared_ptr<const PreparedDictionary> DictionaryForCoding(
 void OmpEncode(const OmpEncodeArgs& args, const Stream& stream) {
   const Dictionary& dictionary = AsCpu(*args.dictionary);
   const int threads = stream.threads();
-  Shorts made;
+  std::shared_ptr<const Dictionary> with_gram;
   const int16_t* gram = dictionary.gram();
   if (gram == nullptr && GramPays(dictionary, args.x.dim(0), args.sparsity)) {
-    made = AllocateOnLargePages(dictionary.gram_elements());
-    BuildGram(dictionary, threads, made.get());
-    gram = made.get();
+    with_gram = dictionary.WithGram(threads);
+    gram = with_gram->gram();
   }
   int64_t n_non_finite = 0;
   if (gram != nullptr) {
-    n_non_finite = ForAllBlocks(args, threads, [&](int block_vectors) {
+    n_non_finite = ForAllBlocks(args, threads, kGramBlockVectorsMax, [&](int block_vectors) {
       return GramSearch(dictionary, gram, args, block_vectors);
     });
   } else {
-    n_non_finite = ForAllBlocks(args, threads, [&](int block_vectors) {
+    n_non_finite = ForAllBlocks(args, threads, kBlockVectorsMax, [&](int block_vectors) {
       return DirectSearch(dictionary, args, block_vectors);
     });
   }

@@ -19,10 +19,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace lexico::kernels::cpu::HWY_NAMESPACE {
 
-void PrefetchBytes(const void* data, size_t n_bytes) {
-  for (size_t i = 0; i < n_bytes; i += 64) hwy::Prefetch(static_cast<const char*>(data) + i);
-}
-
 // to = x / ||x||, zero-padded to whole rows; returns ||x||, which may be 0 or not finite, and then
 // leaves `to` as it is.
 double Normalise(const float* x, int head_dim, size_t stride, float* to) {
@@ -46,17 +42,10 @@ double Normalise(const float* x, int head_dim, size_t stride, float* to) {
   return norm;
 }
 
-// scores[i] = |<residual, d of atoms[i]>|, the same bits whatever stands beside them. Candidates
-// lie anywhere in the dictionary: all are asked for before the first is read.
+// scores[i] = |<residual, d of atoms[i]>|, the same bits whatever stands beside them.
 void CandidateScores(const Dictionary& dictionary, const float* residual, const uint16_t* atoms,
                      size_t n, float* scores) {
-  constexpr size_t kAskedFor = 16;
-  const size_t row_bytes = dictionary.head_dim() * sizeof(float);
-  for (size_t i = 0; i < std::min(n, kAskedFor); ++i) {
-    PrefetchBytes(dictionary.row(atoms[i]), row_bytes);
-  }
   for (size_t i = 0; i < n; ++i) {
-    if (i + kAskedFor < n) PrefetchBytes(dictionary.row(atoms[i + kAskedFor]), row_bytes);
     scores[i] = std::abs(Dot(residual, dictionary.row(atoms[i]), dictionary.row_stride()));
   }
 }
@@ -67,10 +56,35 @@ void FactorProducts(const Dictionary& dictionary, int atom, const uint16_t* atom
   const float* row = dictionary.row(atom);
   const size_t stride = dictionary.row_stride();
   alignas(64) double wide[base::kHeadDimMax];
-  for (size_t i = 0; i < stride; ++i) wide[i] = row[i];
+  const hn::CappedTag<double, 8> d;
+  const hn::Rebind<float, decltype(d)> df;
+  for (size_t i = 0; i < stride; i += hn::Lanes(d)) {
+    hn::Store(hn::PromoteTo(d, hn::LoadU(df, row + i)), d, wide + i);
+  }
   for (int j = 0; j < n; ++j) products[j] = DotDouble(wide, dictionary.row(atoms[j]), stride);
   products[n] = DotDouble(wide, row, stride);
   products[n + 1] = DotDouble(wide, x, stride);
+}
+
+// to [stride] = sum_j factors[j] * matrix[j], rows of `stride` doubles, a multiple of 8.
+void CombineDoubles(const double* HWY_RESTRICT matrix, size_t stride,
+                    const double* HWY_RESTRICT factors, int n, double* HWY_RESTRICT to) {
+  const hn::CappedTag<double, 8> d;
+  for (size_t i = 0; i < stride; i += 8) {
+    constexpr size_t kVectors = 8 / hn::MaxLanes(hn::CappedTag<double, 8>());
+    hn::Vec<decltype(d)> sum[kVectors];
+#pragma GCC unroll 8
+    for (size_t v = 0; v < kVectors; ++v) sum[v] = hn::Zero(d);
+    for (int j = 0; j < n; ++j) {
+      const double* from = matrix + j * stride + i;
+#pragma GCC unroll 8
+      for (size_t v = 0; v < kVectors; ++v) {
+        sum[v] = hn::MulAdd(hn::Set(d, factors[j]), hn::LoadU(d, from + v * hn::Lanes(d)), sum[v]);
+      }
+    }
+#pragma GCC unroll 8
+    for (size_t v = 0; v < kVectors; ++v) hn::StoreU(sum[v], d, to + i + v * hn::Lanes(d));
+  }
 }
 
 // rest = x + sum_j factors[j] * d of atoms[j]; returns its norm.
@@ -87,18 +101,25 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace lexico::kernels::cpu {
 
-HWY_EXPORT(PrefetchBytes);
+namespace {
+void PrefetchBytes(const void* data, size_t n_bytes) {
+  for (size_t i = 0; i < n_bytes; i += 64) hwy::Prefetch(static_cast<const char*>(data) + i);
+}
+}  // namespace
+
 HWY_EXPORT(Normalise);
 HWY_EXPORT(CandidateScores);
 HWY_EXPORT(FactorProducts);
+HWY_EXPORT(CombineDoubles);
 HWY_EXPORT(Combine);
 
 Pursuit::Pursuit(const Dictionary& dictionary, int sparsity, float error_threshold)
     : dictionary_(dictionary),
       sparsity_(sparsity),
       stop_(std::max(error_threshold, static_cast<float>(kResidualStop))),
-      columns_(static_cast<size_t>(sparsity) * sparsity),
-      rows_(static_cast<size_t>(sparsity) * sparsity),
+      stride_((sparsity + 7) / 8 * 8),
+      columns_(static_cast<size_t>(sparsity) * stride_),
+      rows_(static_cast<size_t>(sparsity) * stride_),
       excluded_(dictionary.n_atoms(), 0) {}
 
 void Pursuit::Begin(const float* x) {
@@ -112,6 +133,8 @@ void Pursuit::Begin(const float* x) {
   if (done_) return;
   residual_ = x_;
   residual_norm_ = 1;
+  std::ranges::fill(columns_, 0.0);
+  exact_coefficients_.fill(0);
 }
 
 void Pursuit::Exclude(int atom) {
@@ -124,45 +147,56 @@ void Pursuit::Exclude(int atom) {
 // is at least m - e beats all that were not collected. That can fail only after atoms were excluded
 // (chosen ones may still hold the largest score); then their scores are cleared and the search
 // starts again, and each new search either chooses, excludes one more, or ends.
-void Pursuit::Step(ScoreBuffer& scores, int largest, float scale, float error) {
-  for (bool cleared = false;; cleared = true) {
-    if (cleared) {
-      for (const uint16_t atom : excluded_atoms_) scores.values[atom] = 0;
-      largest = RefreshMaxima(dictionary_, scores);
-    }
-    const int least = std::max(0, static_cast<int>(std::floor(largest - 2 * error)));
-    const float surely_best = (largest - error) / scale;
-    candidate_atoms_.clear();
-    CollectCandidates(dictionary_, scores, least, candidate_atoms_);
-    std::erase_if(candidate_atoms_, [this](uint16_t atom) { return excluded_[atom] != 0; });
-    std::vector<float>& exact = candidate_scores_;
-    exact.resize(candidate_atoms_.size());
-    HWY_DYNAMIC_DISPATCH(CandidateScores)
-    (dictionary_, residual_.data(), candidate_atoms_.data(), exact.size(), exact.data());
-
-    for (bool first = true; !exact.empty(); first = false) {
-      // The first of equals, as the definition says: atoms are in ascending order.
-      const auto best = std::max_element(exact.begin(), exact.end());
-      const uint16_t atom = candidate_atoms_[best - exact.begin()];
-      const bool best_of_all = *best >= surely_best || least == 0 || (cleared && first);
-      if (!best_of_all) break;
-      if (*best <= static_cast<float>(kScoreStop)) {
-        done_ = true;
-        return;
-      }
-      Exclude(atom);
-      if (gram_ != nullptr) {
-        const size_t row = dictionary_.padded_atoms();
-        HWY_DYNAMIC_DISPATCH(PrefetchBytes)(gram_ + atom * row, row * sizeof(int16_t));
-      }
-      if (Add(atom)) return;
-      *best = -1;
-    }
-    if (exact.empty() && least == 0) {
-      done_ = true;
-      return;
-    }
+void Pursuit::Look(const Scores& scores) {
+  // Candidates lie anywhere in the dictionary: all of a moderate number are asked for.
+  constexpr size_t kAskedFor = 32;
+  least_ = std::max(0, static_cast<int>(std::floor(scores.largest - 2 * scores.error)));
+  candidate_atoms_.clear();
+  CollectCandidates(dictionary_, scores.values, least_, candidate_atoms_);
+  std::erase_if(candidate_atoms_, [this](uint16_t atom) { return excluded_[atom] != 0; });
+  const size_t row_bytes = dictionary_.head_dim() * sizeof(float);
+  for (size_t i = 0; i < std::min(candidate_atoms_.size(), kAskedFor); ++i) {
+    PrefetchBytes(dictionary_.row(candidate_atoms_[i]), row_bytes);
   }
+}
+
+void Pursuit::Choose(Scores& scores) {
+  if (ChooseCandidate(scores, /*complete=*/false)) return;
+  do {
+    for (const uint16_t atom : excluded_atoms_) scores.values[atom] = 0;
+    scores.largest = TakeMagnitudes(dictionary_, scores.values);
+    Look(scores);
+  } while (!ChooseCandidate(scores, /*complete=*/true));
+}
+
+bool Pursuit::ChooseCandidate(const Scores& scores, bool complete) {
+  const float surely_best = (scores.largest - scores.error) / scores.scale;
+  std::vector<float>& exact = candidate_scores_;
+  exact.resize(candidate_atoms_.size());
+  HWY_DYNAMIC_DISPATCH(CandidateScores)
+  (dictionary_, residual_.data(), candidate_atoms_.data(), exact.size(), exact.data());
+  for (bool first = true; !exact.empty(); first = false) {
+    // The first of equals, as the definition says: atoms are in ascending order.
+    const auto best = std::max_element(exact.begin(), exact.end());
+    const uint16_t atom = candidate_atoms_[best - exact.begin()];
+    const bool best_of_all = *best >= surely_best || least_ == 0 || (complete && first);
+    if (!best_of_all) return false;
+    if (*best <= static_cast<float>(kScoreStop)) {
+      done_ = true;
+      return true;
+    }
+    Exclude(atom);
+    if (Add(atom)) {
+      if (gram_ != nullptr && !done_) {
+        const size_t row = dictionary_.padded_atoms() / 2;
+        PrefetchBytes(gram_ + atom * row, row * sizeof(int16_t));
+      }
+      return true;
+    }
+    *best = -1;
+  }
+  if (least_ == 0) done_ = true;
+  return done_;
 }
 
 bool Pursuit::Add(int atom) {
@@ -171,33 +205,29 @@ bool Pursuit::Add(int atom) {
   HWY_DYNAMIC_DISPATCH(FactorProducts)
   (dictionary_, atom, atoms_.data(), k, x_.data(), products.data());
 
+  alignas(64) std::array<double, base::kSparsityMax> w;
+  HWY_DYNAMIC_DISPATCH(CombineDoubles)(columns_.data(), stride_, products.data(), k, w.data());
   double pivot_squared = products[k];
   double y = products[k + 1];
-  double* row = rows_.data() + static_cast<size_t>(k) * sparsity_;
   for (int j = 0; j < k; ++j) {
-    const double value = products[j] * inverse_pivots_[j];
-    const double* column = columns_.data() + static_cast<size_t>(j) * sparsity_;
-    for (int i = j + 1; i < k; ++i) products[i] -= column[i] * value;
-    row[j] = value;
-    pivot_squared -= value * value;
-    y -= value * y_[j];
+    pivot_squared -= w[j] * w[j];
+    y -= w[j] * y_[j];
   }
   if (!(pivot_squared >= kPivotMin * kPivotMin)) return false;
-  const double pivot = std::sqrt(pivot_squared);
-  inverse_pivots_[k] = 1 / pivot;
-  y_[k] = y / pivot;
-  for (int j = 0; j < k; ++j) columns_[static_cast<size_t>(j) * sparsity_ + k] = row[j];
+  const double inverse_pivot = 1 / std::sqrt(pivot_squared);
+  double* row = rows_.data() + static_cast<size_t>(k) * stride_;
+  HWY_DYNAMIC_DISPATCH(CombineDoubles)(rows_.data(), stride_, w.data(), k, row);
+  row[k] = -1;
+  y_[k] = y * inverse_pivot;
   atoms_[k] = static_cast<uint16_t>(atom);
   n_atoms_ = k + 1;
-
-  std::array<double, base::kSparsityMax> rest = y_;
   std::array<float, base::kSparsityMax> negative;
-  for (int i = k; i >= 0; --i) {
-    const double c = rest[i] * inverse_pivots_[i];
-    const double* from = rows_.data() + static_cast<size_t>(i) * sparsity_;
-    for (int j = 0; j < i; ++j) rest[j] -= from[j] * c;
-    coefficients_[i] = static_cast<float>(c);
-    negative[i] = -coefficients_[i];
+  for (int j = 0; j <= k; ++j) {
+    row[j] *= -inverse_pivot;
+    columns_[static_cast<size_t>(j) * stride_ + k] = row[j];
+    exact_coefficients_[j] += y_[k] * row[j];
+    coefficients_[j] = static_cast<float>(exact_coefficients_[j]);
+    negative[j] = -coefficients_[j];
   }
   residual_norm_ = HWY_DYNAMIC_DISPATCH(Combine)(dictionary_, x_.data(), atoms_.data(),
                                                  negative.data(), n_atoms_, residual_.data());

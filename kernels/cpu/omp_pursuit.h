@@ -1,8 +1,9 @@
 // The pursuit of one vector: everything but the search over all atoms.
 //
 // The vector is scaled to norm 1 first (its norm is kept in double), so nothing below overflows or
-// vanishes. Least squares over the chosen atoms by a Cholesky factor that grows by one row an atom,
-// in double: L L^T = D_S D_S^T, L y = D_S x, L^T c = y. The residual is always x - sum_j c_j d_j
+// vanishes. Least squares over the chosen atoms by the inverse M of the Cholesky factor, in double:
+// M (D_S D_S^T) M^T = 1, y = M D_S x, c = M^T y. An atom adds a row m to M and y_k m to c; nothing
+// is solved, so no result waits for the one before it. The residual is always x - sum_j c_j d_j
 // with the coefficients at hand, so it is what the search step assumes it is, whatever their
 // accuracy.
 //
@@ -27,9 +28,9 @@ class Pursuit {
   // `dictionary` must outlive the pursuit. One pursuit serves many vectors, one after another.
   Pursuit(const Dictionary& dictionary, int sparsity, float error_threshold);
 
-  // A Gram matrix (dictionary.h) that the caller will read at the rows of the chosen atoms: a row
-  // is asked for as soon as its atom is chosen, while the least squares are solved, because it
-  // comes from memory (32 MiB at 4096 atoms). Must outlive the pursuit; null asks for nothing.
+  // A Gram matrix (omp_gram.h) that the caller will read at the rows of the chosen atoms: a row is
+  // asked for as soon as its atom is chosen, because it comes from the last cache or from memory
+  // (16 MiB at 4096 atoms). Must outlive the pursuit; null asks for nothing.
   void PrefetchFrom(const int16_t* gram) { gram_ = gram; }
 
   // Starts on x [head_dim]. A zero or non-finite vector is done at once.
@@ -46,16 +47,20 @@ class Pursuit {
   std::span<const uint16_t> atoms() const { return {atoms_.data(), static_cast<size_t>(n_atoms_)}; }
   const float* coefficients() const { return coefficients_.data(); }
 
-  // Chooses one more atom, or finds that there is none to choose; afterwards possibly done().
-  // scores: |<r, d>| * scale, each within `error` of the truth, `largest` of them the largest.
-  // Values may be changed.
-  // REQUIRES: !done()
-  void Step(ScoreBuffer& scores, int largest, float scale, float error);
+  // Takes one more atom in two steps, between which the caller may turn to other vectors while rows
+  // come from memory. Look finds the candidates and asks for their rows. Choose takes the best, or
+  // finds that there is none to take; afterwards possibly done(). Values may be changed.
+  // REQUIRES: !done(), the same scores for both
+  void Look(const Scores& scores);
+  void Choose(Scores& scores);
 
   // Writes the code [sparsity] and the relative error of the stored coefficients.
   void Finish(uint16_t* atoms, uint8_t* coefs, float* rel_error);
 
  private:
+  // Takes the best candidate that can be added; false if that is not known to be the best atom.
+  // `complete`: the best candidate is the best atom.
+  bool ChooseCandidate(const Scores& scores, bool complete);
   // Adds an atom to the factor; false if it lies within kPivotMin of the span.
   bool Add(int atom);
   void Exclude(int atom);
@@ -75,13 +80,15 @@ class Pursuit {
   alignas(64) std::array<float, base::kHeadDimMax> x_{};
   alignas(64) std::array<float, base::kHeadDimMax> residual_{};
 
-  // The factor twice, by columns for the forward and by rows for the backward substitution, so that
-  // both subtract along an array: columns_[j * sparsity + i] = rows_[i * sparsity + j] = L[i, j].
+  // M twice, by columns for w = M v and by rows for M^T w, so that both add along an array:
+  // columns_[j * stride_ + i] = rows_[i * stride_ + j] = M[i, j]; 0 above the diagonal and past it.
+  int stride_;  // sparsity rounded up to whole vectors
   std::vector<double> columns_;
   std::vector<double> rows_;
-  std::array<double, base::kSparsityMax> inverse_pivots_{};
-  std::array<double, base::kSparsityMax> y_{};
+  alignas(64) std::array<double, base::kSparsityMax> y_{};
+  alignas(64) std::array<double, base::kSparsityMax> exact_coefficients_{};
 
+  int least_ = 0;                         // score of the least candidate
   std::vector<uint8_t> excluded_;         // [n_atoms]: chosen, or within the span of the chosen
   std::vector<uint16_t> excluded_atoms_;  // the same as a list
   std::vector<uint16_t> candidate_atoms_;

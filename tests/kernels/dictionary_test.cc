@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/cpu/dictionary.h"
+#include "kernels/cpu/omp_gram.h"
 #include "tests/kernels/code_fixtures.h"
 
 namespace lexico::kernels {
@@ -56,6 +57,14 @@ TEST(DictionaryTest, HalfPrecisionIsRead) {
   EXPECT_EQ(dictionary.row(1)[1], 1.0f);
 }
 
+double GramEntry(const cpu::Dictionary& dictionary, int a, int b) {
+  const int half = cpu::kChunkAtoms / 2;
+  const int place = b / cpu::kChunkAtoms * half + b % half;
+  const int16_t word = dictionary.gram()[a * (dictionary.padded_atoms() / 2) + place];
+  const bool second = b % cpu::kChunkAtoms >= half;
+  return (second ? static_cast<int16_t>(word << 8) : word) / cpu::kGramOne;
+}
+
 TEST(DictionaryTest, FormsHoldTheSameNumbers) {
   std::mt19937 random(1);
   const int head_dim = 21;
@@ -78,17 +87,16 @@ TEST(DictionaryTest, FormsHoldTheSameNumbers) {
     for (int b = 0; b < n_atoms; ++b) {
       double product = 0;
       for (int i = 0; i < head_dim; ++i) product += dictionary.row(a)[i] * dictionary.row(b)[i];
-      EXPECT_NEAR(dictionary.gram()[a * dictionary.padded_atoms() + b],
-                  std::min(product * 32768, 32767.0), 0.6);
+      EXPECT_NEAR(GramEntry(dictionary, a, b), product, cpu::GramError(head_dim));
     }
   }
 }
 
 TEST(DictionaryTest, GramMatrixIsKeptWithinItsLimitOnly) {
   std::mt19937 random(2);
-  const std::vector<float> atoms = tests::RandomAtoms(128, 8, random);
-  const TensorView view(atoms.data(), {128, 8});
-  const size_t gram_bytes = 128 * 128 * 2;
+  const std::vector<float> atoms = tests::RandomAtoms(256, 8, random);
+  const TensorView view(atoms.data(), {256, 8});
+  const size_t gram_bytes = 256 * 256;
   const auto with = PrepareDictionary(view, Stream::Cpu(1), gram_bytes);
   const auto without = PrepareDictionary(view, Stream::Cpu(1), gram_bytes - 1);
   EXPECT_NE(cpu::AsCpu(**with).gram(), nullptr);
