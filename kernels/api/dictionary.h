@@ -31,9 +31,9 @@ class PreparedDictionary {
   int head_dim_;
 };
 
-// What a dictionary may take for its Gram matrix, 2 * n_atoms^2 bytes, unless told otherwise:
+// What a dictionary may take for its Gram matrix, n_atoms^2 bytes, unless told otherwise:
 // enough for 1024 atoms. With it OmpEncode codes small batches, as a decode step seals them, about
-// three times as fast; large batches make their own. 4096 atoms take 32 MiB, times two dictionaries
+// three times as fast; large batches make their own. 4096 atoms take 16 MiB, times two dictionaries
 // a layer.
 inline constexpr size_t kGramBytesMaxDefault = size_t{2} << 20;
 
@@ -46,7 +46,7 @@ absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(
     TensorView dictionary, const Stream& stream, size_t gram_bytes_max = kGramBytesMaxDefault);
 
 // The form in which `dictionary` codes `n_vectors` vectors fastest when they come in several
-// OmpEncode calls: with its Gram matrix (2 * n_atoms^2 bytes) where making it pays, otherwise, or
+// OmpEncode calls: with its Gram matrix (n_atoms^2 bytes) where making it pays, otherwise, or
 // where it is kept already, `dictionary` itself. Codes are the same bits. Hold it while coding and
 // let it go.
 std::shared_ptr<const PreparedDictionary> DictionaryForCoding(

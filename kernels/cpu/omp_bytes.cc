@@ -21,7 +21,7 @@ namespace lexico::kernels::cpu {
 BytePanels::BytePanels(const float* rows, int n_atoms, int row_stride, int padded_atoms)
     : n_panels_(padded_atoms / kAtoms),
       n_quads_(row_stride / 4),
-      weights_(row_stride, 1e-6f),
+      weights_(row_stride, 0.0f),
       inverse_weights_(row_stride),
       data_(hwy::AllocateAligned<uint8_t>(n_panels_ * panel_bytes())) {
   std::memset(data_.get(), 128, bytes());
@@ -30,7 +30,12 @@ BytePanels::BytePanels(const float* rows, int n_atoms, int row_stride, int padde
       weights_[c] = std::max(weights_[c], std::abs(rows[static_cast<size_t>(a) * row_stride + c]));
     }
   }
-  for (int c = 0; c < row_stride; ++c) inverse_weights_[c] = 1 / weights_[c];
+  // A component that no atom has would otherwise have the weight 0, and its rounding none to bound.
+  const float least = 0.25f * *std::max_element(weights_.begin(), weights_.end());
+  for (int c = 0; c < row_stride; ++c) {
+    weights_[c] = std::max(weights_[c], least);
+    inverse_weights_[c] = 1 / weights_[c];
+  }
   for (int a = 0; a < n_atoms; ++a) {
     const float* row = rows + static_cast<size_t>(a) * row_stride;
     const int j = a % kAtoms;
@@ -87,11 +92,11 @@ LEXICO_VNNI void QuantizeToBytes(const BytePanels& panels, const float* r, ByteV
   const float sum_error = std::sqrt(_mm512_reduce_add_ps(error_squares)) * 127 +
                           norm * (panels.rounding() + 127 * 1e-5f);
   const float sum_max = norm * 127 + sum_error;
-  to.shift = 0;
-  while (std::ldexp(sum_max, -to.shift) > 32000) ++to.shift;
-  to.start = -128 * _mm512_reduce_add_epi32(sum) + (to.shift > 0 ? 1 << (to.shift - 1) : 0);
-  to.scale = std::ldexp(127 * alpha, -to.shift);
-  to.error = std::ldexp(sum_error, -to.shift) + 1;
+  to.shift = std::max(0, std::ilogb(sum_max * (1 / 16000.0f)));
+  const float unit = 1 / static_cast<float>(1 << to.shift);
+  to.start = -128 * _mm512_reduce_add_epi32(sum) + (1 << to.shift) / 2;
+  to.scale = 127 * alpha * unit;
+  to.error = sum_error * unit + 1;
 }
 
 namespace {
@@ -124,10 +129,10 @@ LEXICO_VNNI void Tile(const uint8_t* panel, int n_quads, const int32_t* factors,
 #pragma GCC unroll 12
   for (int r = 0; r < kRows; ++r) {
     const __m128i shift = _mm_cvtsi32_si128(vectors[r].shift);
-    const __m512i score = _mm512_abs_epi16(
-        _mm512_packs_epi32(_mm512_sra_epi32(sum[r][0], shift), _mm512_sra_epi32(sum[r][1], shift)));
+    const __m512i score =
+        _mm512_packs_epi32(_mm512_sra_epi32(sum[r][0], shift), _mm512_sra_epi32(sum[r][1], shift));
     _mm512_store_si512(scores + r * scores_stride, score);
-    largest[r] = _mm512_max_epi16(largest[r], score);
+    largest[r] = _mm512_max_epi16(largest[r], _mm512_abs_epi16(score));
   }
 }
 

@@ -1,7 +1,8 @@
 // The direct search in 8 bits, for processors with dot products of bytes (AVX-512 VNNI): four
 // products a lane and instruction, twice as many as in 16 bits.
 //
-// Component c has a weight w_c, the largest |d_ac| of all atoms. With q = round(alpha w r) and
+// Component c has a weight w_c, the largest |d_ac| of all atoms, or a quarter of the largest weight
+// where that is more. With q = round(alpha w r) and
 // p_a = round(127 d_a / w), component by component, and ||d_a|| = 1:
 //   |<q, p_a> - 127 alpha <r, d_a>| <= 127 ||(alpha w r - q) / w|| + ||q / w|| ||127 d_a - w p_a||
 // All four norms are computed, not estimated. On trained dictionaries of 4096 x 128 the bound is 2
@@ -53,7 +54,7 @@ class BytePanels {
 struct ByteVector {
   int8_t* components = nullptr;  // [4 * n_quads]
   int32_t start = 0;             // takes back the 128 of every component, and rounds the shift
-  int shift = 0;                 // score = |sum| >> shift
+  int shift = 0;                 // score = sum >> shift
   float scale = 0;               // score of a product of 1
   float error = 0;               // of a score
 };
@@ -61,7 +62,7 @@ struct ByteVector {
 // Sets `to`, its components in place. r [4 * n_quads], zero-padded, finite, not 0.
 void QuantizeToBytes(const BytePanels& panels, const float* r, ByteVector& to);
 
-// |scores| of n_vectors vectors: row i goes to scores + i * scores_stride, its largest to
+// Scores of n_vectors vectors: row i goes to scores + i * scores_stride, its largest magnitude to
 // largest[i].
 void ProjectBytes(const BytePanels& panels, const ByteVector* vectors, int n_vectors,
                   int16_t* scores, size_t scores_stride, int* largest);

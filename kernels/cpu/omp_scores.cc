@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
 #include <vector>
 
 #include "proto/base/limits.h"
@@ -16,13 +17,11 @@
 HWY_BEFORE_NAMESPACE();
 namespace lexico::kernels::cpu::HWY_NAMESPACE {
 
-int TakeMagnitudesSimd(const Dictionary& dictionary, int16_t* values) {
+int LargestMagnitudeSimd(const Dictionary& dictionary, const int16_t* values) {
   const ScoreTag d;
   auto largest = hn::Zero(d);
   for (int a = 0; a < dictionary.padded_atoms(); a += kScoreLanes) {
-    const auto score = hn::Abs(hn::LoadU(d, values + a));
-    hn::StoreU(score, d, values + a);
-    largest = hn::Max(largest, score);
+    largest = hn::Max(largest, hn::Abs(hn::LoadU(d, values + a)));
   }
   return LargestLane(largest);
 }
@@ -38,12 +37,12 @@ void CollectCandidatesSimd(const Dictionary& dictionary, const int16_t* values, 
   if constexpr (kScoreLanes < 8) {
     std::fill_n(words, n_words, uint64_t{0});
     for (int a = 0; a < dictionary.padded_atoms(); ++a) {
-      words[a / 64] |= static_cast<uint64_t>(values[a] >= least) << (a % 64);
+      words[a / 64] |= static_cast<uint64_t>(std::abs(values[a]) >= least) << (a % 64);
     }
   } else {
     auto* bytes = reinterpret_cast<uint8_t*>(words);
     for (int a = 0; a < dictionary.padded_atoms(); a += kScoreLanes, bytes += kScoreLanes / 8) {
-      hn::StoreMaskBits(d, hn::Gt(hn::LoadU(d, values + a), below), bytes);
+      hn::StoreMaskBits(d, hn::Gt(hn::Abs(hn::LoadU(d, values + a)), below), bytes);
     }
   }
   int places[base::kAtomsMax / 64];
@@ -66,11 +65,11 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace lexico::kernels::cpu {
 
-HWY_EXPORT(TakeMagnitudesSimd);
+HWY_EXPORT(LargestMagnitudeSimd);
 HWY_EXPORT(CollectCandidatesSimd);
 
-int TakeMagnitudes(const Dictionary& dictionary, int16_t* values) {
-  return HWY_DYNAMIC_DISPATCH(TakeMagnitudesSimd)(dictionary, values);
+int LargestMagnitude(const Dictionary& dictionary, const int16_t* values) {
+  return HWY_DYNAMIC_DISPATCH(LargestMagnitudeSimd)(dictionary, values);
 }
 
 void CollectCandidates(const Dictionary& dictionary, const int16_t* values, int least,

@@ -73,22 +73,6 @@ HWY_INLINE float Dot(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b, s
   return hn::GetLane(hn::SumOfLanes(d, hn::Add(s0, s1)));
 }
 
-// <a, b> over [stride], products exact and sums in double; a is double already.
-HWY_INLINE double DotDouble(const double* HWY_RESTRICT a, const float* HWY_RESTRICT b,
-                            size_t stride) {
-  const hn::CappedTag<double, 8> d;
-  const hn::Rebind<float, decltype(d)> df;
-  constexpr size_t kLanes = hn::MaxLanes(hn::CappedTag<double, 8>());
-  auto s0 = hn::Zero(d);
-  auto s1 = hn::Zero(d);
-  for (size_t i = 0; i < stride; i += 2 * kLanes) {
-    s0 = hn::MulAdd(hn::LoadU(d, a + i), hn::PromoteTo(d, hn::LoadU(df, b + i)), s0);
-    s1 = hn::MulAdd(hn::LoadU(d, a + i + kLanes), hn::PromoteTo(d, hn::LoadU(df, b + i + kLanes)),
-                    s1);
-  }
-  return hn::GetLane(hn::SumOfLanes(d, hn::Add(s0, s1)));
-}
-
 }  // namespace lexico::kernels::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 

@@ -153,16 +153,18 @@ TEST(OmpEncodeTest, MatchesDefinitionOnAllSmallShapes) {
   }
 }
 
-// 1200 atoms: no Gram matrix is kept, and 40 vectors are too few to make one, so the direct search
-// runs; 128 vectors of sparsity 24 make one.
+// 1500 atoms: no Gram matrix is kept, and 20 vectors are too few to make one, so the direct search
+// runs.
 TEST(OmpEncodeTest, BothSearchesMatchDefinitionOnLargeDictionaries) {
   std::mt19937 random(11);
-  const std::vector<float> atoms = RandomAtoms(1200, 64, random);
+  const std::vector<float> atoms = RandomAtoms(1500, 64, random);
   const auto dictionary = Prepare(atoms, 64);
+  const auto with_gram = DictionaryForCoding(dictionary, 100'000, 24, Stream::Cpu(1));
+  ASSERT_NE(with_gram, dictionary);
   const std::vector<float> few = NoisyCombinations(atoms, 64, 20, 0.2f, random);
   EXPECT_GT(ExpectMatchesDefinition(few, *dictionary, 8), 0.9);
   const std::vector<float> many = NoisyCombinations(atoms, 64, 120, 0.2f, random);
-  EXPECT_GT(ExpectMatchesDefinition(many, *dictionary, 24), 0.7);
+  EXPECT_GT(ExpectMatchesDefinition(many, *with_gram, 24), 0.7);
 }
 
 TEST(OmpEncodeTest, RandomVectorsMatchDefinition) {
@@ -369,9 +371,9 @@ TEST(OmpEncodeTest, ScalingAVectorScalesItsCode) {
 // The same vector alone (direct search), among a few, and among many (Gram search).
 TEST(OmpEncodeTest, SameBitsWhateverTheBatchAndTheThreads) {
   std::mt19937 random(26);
-  const std::vector<float> atoms = RandomAtoms(1100, 48, random);
+  const std::vector<float> atoms = RandomAtoms(1500, 48, random);
   const auto dictionary = Prepare(atoms, 48);
-  const std::vector<float> x = NoisyCombinations(atoms, 48, 400, 0.2f, random);
+  const std::vector<float> x = NoisyCombinations(atoms, 48, 1300, 0.2f, random);
   const Codes all = Encode(x, *dictionary, 12);
   ExpectSameBits(Encode(x, *dictionary, 12), all);
   for (const int threads : {2, 3}) {
@@ -380,7 +382,7 @@ TEST(OmpEncodeTest, SameBitsWhateverTheBatchAndTheThreads) {
   }
   for (const int64_t batch : {1, 7, 50}) {
     SCOPED_TRACE(batch);
-    for (const int64_t begin : {int64_t{0}, int64_t{171}, 400 - batch}) {
+    for (const int64_t begin : {int64_t{0}, int64_t{171}, 1300 - batch}) {
       const std::vector<float> part(x.begin() + begin * 48, x.begin() + (begin + batch) * 48);
       const Codes codes = Encode(part, *dictionary, 12);
       EXPECT_TRUE(
