@@ -80,12 +80,10 @@ Dictionary::Dictionary(const float* rows, std::shared_ptr<const AttentionAtoms> 
     : PreparedDictionary(attention->n_atoms(), attention->head_dim()),
       attention_(std::move(attention)),
       row_stride_((head_dim() + 15) / 16 * 16),
-      n_panels_((n_atoms() + kPanelAtoms - 1) / kPanelAtoms),
       n_chunks_((n_atoms() + kChunkAtoms - 1) / kChunkAtoms) {
   const int n_atoms = this->n_atoms();
   const int head_dim = this->head_dim();
   auto wide_rows = NewZeros<float>(static_cast<size_t>(n_atoms) * row_stride_);
-  auto panels = NewZeros<float>(static_cast<size_t>(n_panels_) * kPanelAtoms * head_dim);
   auto quantized = NewZeros<int16_t>(static_cast<size_t>(padded_atoms()) * n_pairs() * 2);
   for (int a = 0; a < n_atoms; ++a) {
     const float* from = rows + static_cast<size_t>(a) * head_dim;
@@ -93,10 +91,8 @@ Dictionary::Dictionary(const float* rows, std::shared_ptr<const AttentionAtoms> 
     const size_t place = a % kPanelAtoms;
     std::memcpy(wide_rows.get() + static_cast<size_t>(a) * row_stride_, from,
                 head_dim * sizeof(float));
-    float* wide = panels.get() + panel * kPanelAtoms * head_dim + place;
     int16_t* narrow = quantized.get() + panel * kPanelAtoms * n_pairs() * 2 + place * 2;
     for (int i = 0; i < head_dim; ++i) {
-      wide[i * kPanelAtoms] = from[i];
       narrow[(i / 2) * kPanelAtoms * 2 + i % 2] =
           static_cast<int16_t>(std::lrint(from[i] * kQuantizedOne));
     }
@@ -106,7 +102,6 @@ Dictionary::Dictionary(const float* rows, std::shared_ptr<const AttentionAtoms> 
         std::make_shared<const BytePanels>(wide_rows.get(), n_atoms, row_stride_, padded_atoms());
   }
   rows_ = std::move(wide_rows);
-  panels_ = std::move(panels);
   quantized_ = std::move(quantized);
   if (gram_elements() * sizeof(int16_t) <= gram_bytes_max) MakeGram(threads);
 }
@@ -124,8 +119,7 @@ std::shared_ptr<const Dictionary> Dictionary::WithGram(int threads) const {
 }
 
 size_t Dictionary::bytes() const {
-  const size_t floats = static_cast<size_t>(n_atoms()) * row_stride_ +
-                        static_cast<size_t>(n_panels_) * kPanelAtoms * head_dim();
+  const size_t floats = static_cast<size_t>(n_atoms()) * row_stride_;
   const size_t shorts = static_cast<size_t>(padded_atoms()) * n_pairs() * 2 +
                         (gram_ != nullptr ? gram_elements() : 0);
   return floats * sizeof(float) + shorts * sizeof(int16_t) + attention_->bytes() +

@@ -1,6 +1,6 @@
-// The CPU's forms of a dictionary, each for the loop that reads it: FP32 rows, FP32 panels of atoms
-// for products of all atoms with a few vectors, and panels of 16 and of 8 bits for the pursuit's
-// search. 2 + 2 + 1 + 0.5 MiB at 4096 x 128, and the Gram matrix where it is small.
+// The CPU's forms of a dictionary, each for the loop that reads it: FP32 rows, panels of 16 and of 8
+// bits for the pursuit's search, and what attention reads (attention_atoms.h). 2 + 1 + 0.5 + 2 MiB
+// at 4096 x 128, and the Gram matrix where it is small.
 #pragma once
 
 #include <hwy/aligned_allocator.h>
@@ -39,11 +39,6 @@ class Dictionary final : public PreparedDictionary {
   const float* row(int atom) const { return rows_.get() + static_cast<size_t>(atom) * row_stride_; }
   int row_stride() const { return row_stride_; }
 
-  // [n_panels, head_dim, kPanelAtoms]: element (p, i, j) is component i of atom p * kPanelAtoms +
-  // j; atoms past n_atoms are 0.
-  const float* panels() const { return panels_.get(); }
-  int n_panels() const { return n_panels_; }
-
   // [padded_atoms / kPanelAtoms, ceil(head_dim / 2), kPanelAtoms, 2] int16: components 2i and 2i +
   // 1 of atom p * kPanelAtoms + j side by side, times kQuantizedOne, rounded; atoms past n_atoms
   // are 0.
@@ -66,11 +61,9 @@ class Dictionary final : public PreparedDictionary {
 
   std::shared_ptr<const AttentionAtoms> attention_;
   int row_stride_;
-  int n_panels_;
   int n_chunks_;
   // Shared with the copies that WithGram makes.
   std::shared_ptr<const float[]> rows_;
-  std::shared_ptr<const float[]> panels_;
   std::shared_ptr<const int16_t[]> quantized_;
   std::shared_ptr<const BytePanels> byte_panels_;
   std::shared_ptr<const int16_t[]> gram_;
