@@ -1,6 +1,6 @@
-// The CPU's forms of a dictionary, each for the loop that reads it: FP32 rows, panels of 16 and of 8
-// bits for the pursuit's search, and what attention reads (attention_atoms.h). 2 + 1 + 0.5 + 2 MiB
-// at 4096 x 128, and the Gram matrix where it is small.
+// The CPU's forms of a dictionary, each for the loop that reads it: FP32 rows, panels of 16 and of
+// 8 bits for the pursuit's search, and what attention reads (attention_atoms.h): 2 + 1 + 0.5 + 2
+// MiB at 4096 x 128, and the Gram matrix where it is small.
 #pragma once
 
 #include <hwy/aligned_allocator.h>

@@ -12,7 +12,7 @@ namespace lexico::kernels::cpu {
 
 // Turns of the waiting loop before a thread sleeps: tens of microseconds, longer than the gaps
 // between the ops of a decode step, shorter than a time slice. Measured: docs/adr/0002.
-inline constexpr const char* kSpinCount = "10000";
+inline constexpr const char* kSpinCount = "2000";
 
 // Call first in main, before threads exist or files are opened. If neither OMP_WAIT_POLICY nor
 // GOMP_SPINCOUNT is set, sets GOMP_SPINCOUNT and executes this program again in this process, with

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/api/elementwise.h"
 #include "kernels/api/omp_encode.h"
 #include "proto/base/check.h"
 
@@ -40,8 +41,18 @@ std::shared_ptr<const PreparedDictionary> Prepare(const std::vector<float>& atom
 }
 
 std::shared_ptr<const PreparedDictionary> RandomDictionary(int n_atoms, int head_dim,
-                                                           std::mt19937& random) {
-  return Prepare(RandomAtoms(n_atoms, head_dim, random), head_dim);
+                                                           std::mt19937& random,
+                                                           kernels::DType dtype) {
+  const std::vector<float> atoms = RandomAtoms(n_atoms, head_dim, random);
+  if (dtype == kernels::DType::kF32) return Prepare(atoms, head_dim);
+  std::vector<uint16_t> narrow(atoms.size());
+  kernels::Convert(TensorView(atoms.data(), {n_atoms, head_dim}),
+                   kernels::MutableTensorView(narrow.data(), dtype, {n_atoms, head_dim}),
+                   Stream::Cpu(1));
+  auto prepared = kernels::PrepareDictionary(TensorView(narrow.data(), dtype, {n_atoms, head_dim}),
+                                             Stream::Cpu(1));
+  LEXICO_CHECK(prepared.ok());
+  return *prepared;
 }
 
 CodedPages::CodedPages(const PageLayout& layout, int64_t n_pages, int n_atoms, std::mt19937& random)

@@ -22,8 +22,9 @@ std::vector<float> RandomAtoms(int n_atoms, int head_dim, std::mt19937& random);
 
 std::shared_ptr<const kernels::PreparedDictionary> Prepare(const std::vector<float>& atoms,
                                                            int head_dim);
-std::shared_ptr<const kernels::PreparedDictionary> RandomDictionary(int n_atoms, int head_dim,
-                                                                    std::mt19937& random);
+// The same as a file of type `dtype` gives it: F32, or F16, whose rows are of norm 1 only nearly.
+std::shared_ptr<const kernels::PreparedDictionary> RandomDictionary(
+    int n_atoms, int head_dim, std::mt19937& random, kernels::DType dtype = kernels::DType::kF32);
 
 // Pages of random codes; atoms repeat within a token now and then, and some places are unused.
 class CodedPages {

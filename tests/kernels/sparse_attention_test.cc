@@ -35,11 +35,13 @@ struct Shape {
   int sparsity_v = 4;
   int page_tokens = 4;
   std::vector<int64_t> pages_per_seq = {2};
+  DType dictionary = DType::kF16;  // of the file
 
   std::string Text() const {
     return fmt::format(
-        "head_dim {} n_atoms {} n_kv_heads {} group {} sparsity {}/{} page {} seqs {}", head_dim,
-        n_atoms, n_kv_heads, group, sparsity_k, sparsity_v, page_tokens, pages_per_seq.size());
+        "{} head_dim {} n_atoms {} n_kv_heads {} group {} sparsity {}/{} page {} seqs {}",
+        DTypeName(dictionary), head_dim, n_atoms, n_kv_heads, group, sparsity_k, sparsity_v,
+        page_tokens, pages_per_seq.size());
   }
 };
 
@@ -66,8 +68,8 @@ class Problem {
                 .sparsity_v = shape.sparsity_v} {
     page_begin_ = {0};
     for (const int64_t n : shape.pages_per_seq) page_begin_.push_back(page_begin_.back() + n);
-    dictionary_k_ = RandomDictionary(shape.n_atoms, shape.head_dim, random_);
-    dictionary_v_ = RandomDictionary(shape.n_atoms, shape.head_dim, random_);
+    dictionary_k_ = RandomDictionary(shape.n_atoms, shape.head_dim, random_, shape.dictionary);
+    dictionary_v_ = RandomDictionary(shape.n_atoms, shape.head_dim, random_, shape.dictionary);
     pages_ = std::make_unique<CodedPages>(layout_, page_begin_.back(), shape.n_atoms, random_);
     q_ = RandomNormal(n_seqs() * n_heads() * shape.head_dim, random_);
     scale_ = 1 / std::sqrt(static_cast<float>(shape.head_dim));
@@ -161,7 +163,8 @@ TEST(SparseAttentionTest, MatchesDefinitionOnAllSmallShapes) {
                             .sparsity_k = sparsity,
                             .sparsity_v = sparsity % 3 + 1,
                             .page_tokens = page_tokens,
-                            .pages_per_seq = {1, 0, 2}};
+                            .pages_per_seq = {1, 0, 2},
+                            .dictionary = seed % 3 == 0 ? DType::kF32 : DType::kF16};
           SCOPED_TRACE(fmt::format("{} seed {}", shape.Text(), seed));
           Problem(shape, seed++).ExpectMatchesDefinition();
         }
