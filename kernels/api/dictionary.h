@@ -37,11 +37,12 @@ class PreparedDictionary {
 // a layer.
 inline constexpr size_t kGramBytesMaxDefault = size_t{2} << 20;
 
-// `dictionary` is [n_atoms, head_dim] F16 or F32; it is copied. InvalidArgument when a shape is
-// outside limits.h, a value is not finite, or a row's norm is further than 1 % from 1 (the message
-// names the row and its norm). Rows are re-normalised in double, so that FP16 rounding of the file
-// does not bias codes. The Gram matrix is made and kept where it takes at most `gram_bytes_max`;
-// codes are the same bits with and without it.
+// `dictionary` is [n_atoms, head_dim] F16 or F32 in host memory; it is copied. InvalidArgument when
+// a shape is outside limits.h, a value is not finite, or a row's norm is further than 1 % from 1
+// (the message names the row and its norm). Rows are re-normalised in double, so that FP16 rounding
+// of the file does not bias codes. On a CPU the Gram matrix is made and kept where it takes at most
+// `gram_bytes_max`; codes are the same bits with and without it. On a GPU, ResourceExhausted where
+// the dictionary does not fit.
 absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(
     TensorView dictionary, const Stream& stream, size_t gram_bytes_max = kGramBytesMaxDefault);
 

@@ -20,8 +20,8 @@ struct AttentionPart {
   TensorView sum_exp;    // [n_seqs, n_heads]             F32
 };
 
-// Parts are added in the given order. `out` [n_seqs, n_heads, head_dim] F32 may be the `out` of a
-// part.
+// Parts are added in the given order, at most 64 on a GPU. `out` [n_seqs, n_heads, head_dim] F32
+// may be the `out` of a part.
 void MergePartials(std::span<const AttentionPart> parts, MutableTensorView out,
                    const Stream& stream);
 

@@ -12,7 +12,7 @@
 namespace lexico::kernels {
 
 struct ReconstructArgs {
-  // Inputs. Coded pages of one layer, in token order.
+  // Inputs. Coded pages of one layer, in token order; on a GPU aligned to 64 bytes.
   const uint8_t* const* pages = nullptr;  // [n_pages] payloads, layout below
   int64_t n_pages = 0;
   PageLayout layout;

@@ -7,7 +7,7 @@ namespace lexico::kernels {
 
 Stream Stream::Cpu(int threads) {
   if (threads <= 0) threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  return Stream(DeviceKind::kCpu, threads);
+  return Stream(DeviceKind::kCpu, threads, nullptr);
 }
 
 }  // namespace lexico::kernels

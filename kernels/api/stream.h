@@ -1,20 +1,50 @@
-// Where an op runs. On a CPU an op has finished when it returns; on a GPU it is enqueued.
+// Where an op runs. On a CPU an op has finished when it returns; on a GPU it is enqueued, in the
+// order of the calls, and arrays of its arguments lie in the memory of that GPU unless the op's
+// header says otherwise (device_buffer.h).
 //
 // Thread-compatible: one thread uses a Stream at a time. Ops on the CPU split their work over
-// `threads` OpenMP threads; results do not depend on how many.
+// `threads` OpenMP threads; results do not depend on how many. Copies of a Stream are the same
+// stream.
 #pragma once
+
+#include <cstddef>
+#include <memory>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "kernels/api/device.h"
 
 namespace lexico::kernels {
 
 enum class DeviceKind { kCpu, kCuda };
+
+struct CudaOptions {
+  int ordinal = 0;
+  // Device memory that ops of the stream use for intermediate results, taken when the stream is
+  // made. An op whose work does not fit runs in several waves; what its smallest wave needs is said
+  // in its file under kernels/cuda.
+  size_t workspace_bytes = size_t{64} << 20;
+};
 
 class Stream {
  public:
   // threads <= 0: as many as the machine has processors.
   static Stream Cpu(int threads = 0);
 
+  // A new stream of a GPU. Unavailable: this build has no GPU code, or there is no such GPU or
+  // driver; FailedPrecondition: the GPU or its driver is too old for the kernels of this build;
+  // ResourceExhausted: the workspace does not fit.
+  static absl::StatusOr<Stream> Cuda(const CudaOptions& options);
+
   DeviceKind kind() const { return kind_; }
   int threads() const { return threads_; }
+  // Null on a CPU.
+  const std::shared_ptr<Device>& device() const { return device_; }
+
+  // Returns when all ops enqueued so far have finished.
+  void Synchronize() const {
+    if (device_ != nullptr) device_->Synchronize();
+  }
 
   // Ends the helper threads that earlier ops of the calling thread left waiting for its next op. To
   // be called by a thread that has prepared a model and runs no more ops: the OpenMP runtime counts
@@ -24,9 +54,11 @@ class Stream {
   void ReleaseThreads() const;
 
  private:
-  Stream(DeviceKind kind, int threads) : kind_(kind), threads_(threads) {}
+  Stream(DeviceKind kind, int threads, std::shared_ptr<Device> device)
+      : kind_(kind), threads_(threads), device_(std::move(device)) {}
   DeviceKind kind_;
   int threads_;
+  std::shared_ptr<Device> device_;
 };
 
 }  // namespace lexico::kernels

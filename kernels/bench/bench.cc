@@ -33,6 +33,20 @@ Bench::Bench(Stream stream, double seconds_per_case)
     : stream_(stream), seconds_per_case_(seconds_per_case) {}
 
 Result& Bench::Measure(const std::string& op, const Case& work, const std::function<void()>& body) {
+  return results_.emplace_back(stream_.device() != nullptr ? OnDevice(op, work, body)
+                                                           : OnCpu(op, work, body));
+}
+
+Result Bench::OnDevice(const std::string& op, const Case& work,
+                       const std::function<void()>& body) const {
+  const double once_us = stream_.device()->ReplayMicroseconds(body, 1)[0];
+  const double n = std::clamp(1e6 * seconds_per_case_ / once_us, 20.0, 1000.0);
+  std::vector<double> us = stream_.device()->ReplayMicroseconds(body, static_cast<int>(n));
+  return {.op = op, .work = work, .median_us = Median(us), .repetitions = static_cast<int>(n)};
+}
+
+Result Bench::OnCpu(const std::string& op, const Case& work,
+                    const std::function<void()>& body) const {
   body();
   std::vector<double> seconds;
   std::vector<double> cpu_seconds;
@@ -51,7 +65,7 @@ Result& Bench::Measure(const std::string& op, const Case& work, const std::funct
   result.median_us = Median(seconds) * 1e6;
   result.cpu_us = Median(cpu_seconds) * 1e6;
   result.repetitions = static_cast<int>(seconds.size());
-  return results_.emplace_back(std::move(result));
+  return result;
 }
 
 }  // namespace lexico::kernels::bench

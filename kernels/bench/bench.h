@@ -15,9 +15,10 @@ namespace lexico::kernels::bench {
 
 // What the machine can do at best, measured in the same run with the same number of threads.
 struct Ceilings {
-  double read_gb_per_s = 0;    // summing an array far larger than the caches
+  // Summing an array far larger than the caches; of a GPU, copying one: bytes read and written.
+  double read_gb_per_s = 0;
   double f32_gflop_per_s = 0;  // independent FP32 multiply-adds in registers (2 FLOP each)
-  std::string vector_unit;     // "AVX2": the widest that the kernels will use
+  std::string vector_unit;     // "AVX2": the widest that the kernels will use; or the GPU's name
 };
 
 // Takes about a second.
@@ -48,12 +49,16 @@ class Bench {
   const Stream& stream() const { return stream_; }
 
   // Calls `body` once to warm up, then repeatedly for the seconds given to a case (at least 3
-  // times), and records the medians.
+  // times), and records the medians. On a GPU the body's ops are recorded as a graph and replayed,
+  // at least 20 times, and timed by the device.
   Result& Measure(const std::string& op, const Case& work, const std::function<void()>& body);
 
   const std::vector<Result>& results() const { return results_; }
 
  private:
+  Result OnDevice(const std::string& op, const Case& work, const std::function<void()>& body) const;
+  Result OnCpu(const std::string& op, const Case& work, const std::function<void()>& body) const;
+
   Stream stream_;
   double seconds_per_case_;
   std::vector<Result> results_;

@@ -76,7 +76,8 @@ std::shared_ptr<const PreparedDictionary> PrepareAtoms(const BenchDictionary& di
   const auto n_atoms = static_cast<int64_t>(dictionary.atoms.size()) / dictionary.head_dim;
   std::vector<uint16_t> halves(dictionary.atoms.size());
   Convert(TensorView(dictionary.atoms.data(), {n_atoms, dictionary.head_dim}),
-          MutableTensorView(halves.data(), DType::kF16, {n_atoms, dictionary.head_dim}), stream);
+          MutableTensorView(halves.data(), DType::kF16, {n_atoms, dictionary.head_dim}),
+          Stream::Cpu(1));
   auto prepared = PrepareDictionary(
       TensorView(halves.data(), DType::kF16, {n_atoms, dictionary.head_dim}), stream);
   LEXICO_CHECK(prepared.ok());

@@ -1,3 +1,5 @@
+#include "kernels/cuda/ceilings.h"
+
 #include <omp.h>
 
 #include <algorithm>
@@ -97,6 +99,10 @@ double BestSeconds(const Body& body) {
 }  // namespace
 
 Ceilings MeasureCeilings(const Stream& stream) {
+  if (stream.kind() == DeviceKind::kCuda) {
+    const cuda::GpuCeilings gpu = cuda::MeasureCeilings(stream);
+    return {gpu.copy_gb_per_s, gpu.f32_gflop_per_s, stream.device()->name()};
+  }
   const int threads = stream.threads();
   std::vector<float> data(kReadFloats, 1.0f);
   std::vector<float> sinks(threads);

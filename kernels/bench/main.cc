@@ -1,6 +1,6 @@
 // lexico-bench-kernels: speed of every op next to the limit of this machine.
 //
-//   lexico-bench-kernels [--op NAME] [--threads N] [--seconds S] [--json]
+//   lexico-bench-kernels [--op NAME] [--device cpu|cuda] [--threads N] [--seconds S] [--json]
 //
 // Share of ceiling is the larger of (bytes / time) / read bandwidth and (FLOP / time) / FP32 peak:
 // the resource that a perfect implementation of the same arithmetic would run out of first.
@@ -79,19 +79,30 @@ int Main(int argc, char** argv) {
   int threads = 0;
   double seconds = 1.0;
   bool json = false;
+  std::string device = "cpu";
   std::vector<std::string> names;
   for (const Suite& suite : kSuites) names.push_back(suite.op);
   app.add_option("--op", op, "Only this op")->check(CLI::IsMember(names));
+  app.add_option("--device", device, "cpu, or cuda: the first GPU")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
   app.add_option("--threads", threads, "OpenMP threads; 0: one per processor")
       ->check(CLI::Range(0, 1024));
   app.add_option("--seconds", seconds, "Seconds given to each case")->check(CLI::Range(0.01, 60.0));
   app.add_flag("--json", json, "Print JSON instead of a table");
   CLI11_PARSE(app, argc, argv);
 
-  Bench bench(Stream::Cpu(threads), seconds);
+  absl::StatusOr<Stream> stream = Stream::Cpu(threads);
+  if (device == "cuda") stream = Stream::Cuda({});
+  if (!stream.ok()) {
+    fmt::print(stderr, "error: {}\n", std::string(stream.status().message()));
+    return 1;
+  }
+  Bench bench(*stream, seconds);
   const Ceilings ceilings = MeasureCeilings(bench.stream());
   for (const Suite& suite : kSuites) {
-    if (op.empty() || op == suite.op) suite.run(bench);
+    if (!op.empty() && op != suite.op) continue;
+    const auto run = device == "cuda" ? suite.run_on_gpu : suite.run;
+    if (run != nullptr) run(bench);
   }
   if (json) {
     PrintJson(bench, ceilings);

@@ -10,20 +10,22 @@ void ElementwiseSuite(Bench& bench);
 void MatMulSuite(Bench& bench);
 void OmpEncodeSuite(Bench& bench);
 void PrefillAttentionSuite(Bench& bench);
+void SparseAttentionGpuSuite(Bench& bench);
 void SparseAttentionSuite(Bench& bench);
 
 struct Suite {
   const char* op;
   void (*run)(Bench&);
+  void (*run_on_gpu)(Bench&);  // null: the op has no kernels for a GPU yet
 };
 
 inline constexpr Suite kSuites[] = {
-    {"omp_encode", OmpEncodeSuite},
-    {"sparse_attention", SparseAttentionSuite},
-    {"matmul", MatMulSuite},
-    {"dense_attention", DenseAttentionSuite},
-    {"prefill_attention", PrefillAttentionSuite},
-    {"elementwise", ElementwiseSuite},
+    {"omp_encode", OmpEncodeSuite, nullptr},
+    {"sparse_attention", SparseAttentionSuite, SparseAttentionGpuSuite},
+    {"matmul", MatMulSuite, nullptr},
+    {"dense_attention", DenseAttentionSuite, nullptr},
+    {"prefill_attention", PrefillAttentionSuite, nullptr},
+    {"elementwise", ElementwiseSuite, nullptr},
 };
 
 }  // namespace lexico::kernels::bench

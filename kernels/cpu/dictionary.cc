@@ -1,16 +1,14 @@
 #include "kernels/cpu/dictionary.h"
 
-#include <fmt/format.h>
 #include <sys/mman.h>
 
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <utility>
 #include <vector>
 
+#include "kernels/api/unit_atoms.h"
 #include "kernels/cpu/omp_gram.h"
-#include "proto/base/limits.h"
 
 namespace lexico::kernels::cpu {
 namespace {
@@ -33,44 +31,6 @@ hwy::AlignedFreeUniquePtr<int16_t[]> NewOnLargePages(size_t n) {
   // Advice only: without it the result is the same, and slower.
   if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
   return array;
-}
-
-float HalfToFloat(uint16_t half) {
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
-  const uint32_t exponent = (half >> 10) & 0x1f;
-  const uint32_t mantissa = half & 0x3ff;
-  if (exponent == 0) {  // 0 and subnormals: mantissa * 2^-24
-    const float magnitude = std::ldexp(static_cast<float>(mantissa), -24);
-    return sign != 0 ? -magnitude : magnitude;
-  }
-  const uint32_t wide = exponent == 0x1f ? 0xffu : exponent + 112;
-  return std::bit_cast<float>(sign | (wide << 23) | (mantissa << 13));
-}
-
-float Element(const TensorView& view, int64_t i) {
-  return view.dtype == DType::kF16 ? HalfToFloat(view.as<uint16_t>()[i]) : view.as<float>()[i];
-}
-
-absl::Status ValidateShape(const TensorView& view) {
-  if (view.rank != 2) {
-    return absl::InvalidArgumentError(
-        fmt::format("dictionary has rank {}, not 2 [n_atoms, head_dim]", view.rank));
-  }
-  if (view.dtype != DType::kF16 && view.dtype != DType::kF32) {
-    return absl::InvalidArgumentError(
-        fmt::format("dictionary has type {}; F16 or F32 are supported", DTypeName(view.dtype)));
-  }
-  const int64_t n_atoms = view.dim(0);
-  const int64_t head_dim = view.dim(1);
-  if (n_atoms < base::kAtomsMin || n_atoms > base::kAtomsMax) {
-    return absl::InvalidArgumentError(fmt::format("dictionary has {} atoms; {} to {} are supported",
-                                                  n_atoms, base::kAtomsMin, base::kAtomsMax));
-  }
-  if (head_dim < 1 || head_dim > base::kHeadDimMax) {
-    return absl::InvalidArgumentError(fmt::format(
-        "dictionary has head_dim {}; 1 to {} are supported", head_dim, base::kHeadDimMax));
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace
@@ -129,33 +89,11 @@ size_t Dictionary::bytes() const {
 absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(TensorView dictionary,
                                                                             const Stream& stream,
                                                                             size_t gram_bytes_max) {
-  if (absl::Status status = ValidateShape(dictionary); !status.ok()) return status;
-  const int n_atoms = static_cast<int>(dictionary.dim(0));
-  const int head_dim = static_cast<int>(dictionary.dim(1));
-  std::vector<float> rows(static_cast<size_t>(n_atoms) * head_dim);
-  std::vector<double> norms(n_atoms);
-  for (int a = 0; a < n_atoms; ++a) {
-    float* row = rows.data() + static_cast<size_t>(a) * head_dim;
-    double squares = 0;
-    for (int i = 0; i < head_dim; ++i) {
-      row[i] = Element(dictionary, static_cast<int64_t>(a) * head_dim + i);
-      if (!std::isfinite(row[i])) {
-        return absl::InvalidArgumentError(
-            fmt::format("dictionary atom {} component {} is {}, not finite", a, i, row[i]));
-      }
-      squares += static_cast<double>(row[i]) * row[i];
-    }
-    const double norm = std::sqrt(squares);
-    norms[a] = norm;
-    if (!(std::abs(norm - 1) <= 0.01)) {
-      return absl::InvalidArgumentError(fmt::format(
-          "dictionary atom {} has norm {:.6g}; atoms must have norm 1 within 1 %", a, norm));
-    }
-    for (int i = 0; i < head_dim; ++i) row[i] = static_cast<float>(row[i] / norm);
-  }
+  const absl::StatusOr<UnitAtoms> atoms = ReadUnitAtoms(dictionary);
+  if (!atoms.ok()) return atoms.status();
   return std::make_shared<const Dictionary>(
-      rows.data(), std::make_shared<const AttentionAtoms>(dictionary, norms), stream.threads(),
-      gram_bytes_max);
+      atoms->rows.data(), std::make_shared<const AttentionAtoms>(dictionary, atoms->norms),
+      stream.threads(), gram_bytes_max);
 }
 
 const Dictionary& AsCpu(const PreparedDictionary& dictionary) {

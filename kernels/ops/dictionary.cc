@@ -1,6 +1,7 @@
 #include "kernels/api/dictionary.h"
 
 #include "kernels/cpu/dictionary.h"
+#include "kernels/cuda/dictionary.h"
 
 namespace lexico::kernels {
 
@@ -11,7 +12,7 @@ absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(Tens
     case DeviceKind::kCpu:
       return cpu::PrepareDictionary(dictionary, stream, gram_bytes_max);
     case DeviceKind::kCuda:
-      break;
+      return cuda::PrepareDictionary(dictionary, stream);
   }
   LEXICO_UNREACHABLE();
 }

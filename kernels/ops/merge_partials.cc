@@ -1,6 +1,7 @@
 #include "kernels/api/merge_partials.h"
 
 #include "kernels/cpu/merge_partials.h"
+#include "kernels/cuda/merge_partials.h"
 
 namespace lexico::kernels {
 
@@ -28,7 +29,7 @@ void MergePartials(std::span<const AttentionPart> parts, MutableTensorView out,
     case DeviceKind::kCpu:
       return cpu::MergePartials(parts, out, stream);
     case DeviceKind::kCuda:
-      break;
+      return cuda::MergePartials(parts, out, stream);
   }
   LEXICO_UNREACHABLE();
 }

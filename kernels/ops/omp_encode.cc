@@ -50,7 +50,7 @@ std::shared_ptr<const PreparedDictionary> DictionaryForCoding(
     case DeviceKind::kCpu:
       return cpu::DictionaryForCoding(std::move(dictionary), n_vectors, sparsity, stream);
     case DeviceKind::kCuda:
-      break;
+      return dictionary;
   }
   LEXICO_UNREACHABLE();
 }

@@ -1,6 +1,7 @@
 #include "kernels/api/reconstruct.h"
 
 #include "kernels/cpu/reconstruct.h"
+#include "kernels/cuda/reconstruct.h"
 
 namespace lexico::kernels {
 
@@ -26,7 +27,7 @@ void Reconstruct(const ReconstructArgs& args, const Stream& stream) {
     case DeviceKind::kCpu:
       return cpu::Reconstruct(args, stream);
     case DeviceKind::kCuda:
-      break;
+      return cuda::Reconstruct(args, stream);
   }
   LEXICO_UNREACHABLE();
 }

@@ -1,6 +1,7 @@
 #include "kernels/api/sparse_attention.h"
 
 #include "kernels/cpu/sparse_attention.h"
+#include "kernels/cuda/sparse_attention.h"
 
 namespace lexico::kernels {
 namespace {
@@ -52,7 +53,7 @@ void SparseAttention(const SparseAttentionArgs& args, const Stream& stream) {
     case DeviceKind::kCpu:
       return cpu::SparseAttention(args, stream);
     case DeviceKind::kCuda:
-      break;
+      return cuda::SparseAttention(args, stream);
   }
   LEXICO_UNREACHABLE();
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tests/kernels/code_fixtures.h"
+#include "tests/kernels/device_ops.h"
 
 namespace lexico::kernels {
 namespace {
@@ -38,16 +39,7 @@ struct Part {
   }
 };
 
-std::vector<float> Merge(const std::vector<Part>& parts) {
-  std::vector<AttentionPart> views;
-  for (const Part& part : parts) views.push_back(part.View());
-  const int64_t head_dim = static_cast<int64_t>(parts[0].out.size());
-  std::vector<float> out(head_dim, kNan);
-  MergePartials(views, MutableTensorView(out.data(), {1, 1, head_dim}), Stream::Cpu(1));
-  return out;
-}
-
-class MergePartialsTest : public testing::Test {
+class MergePartialsTest : public tests::DeviceTest {
  protected:
   static constexpr int kHeadDim = 5;
   std::vector<float> Scores(size_t n, float scale) {
@@ -55,10 +47,20 @@ class MergePartialsTest : public testing::Test {
   }
   std::vector<float> Values(size_t n) { return tests::RandomNormal(n * kHeadDim, random_); }
 
+  std::vector<float> Merge(const std::vector<Part>& parts) const {
+    std::vector<AttentionPart> views;
+    for (const Part& part : parts) views.push_back(part.View());
+    const int64_t head_dim = static_cast<int64_t>(parts[0].out.size());
+    std::vector<float> out(head_dim, kNan);
+    Ops().MergePartials(views, MutableTensorView(out.data(), {1, 1, head_dim}));
+    return out;
+  }
+
   std::mt19937 random_{1};
 };
+LEXICO_TEST_ON_ALL_DEVICES(MergePartialsTest);
 
-TEST_F(MergePartialsTest, PartsOfASoftmaxGiveTheWhole) {
+TEST_P(MergePartialsTest, PartsOfASoftmaxGiveTheWhole) {
   for (const float scale : {1.0f, 30.0f, 1e4f}) {
     const std::vector<float> scores = Scores(12, scale);
     const std::vector<float> values = Values(12);
@@ -76,12 +78,12 @@ TEST_F(MergePartialsTest, PartsOfASoftmaxGiveTheWhole) {
   }
 }
 
-TEST_F(MergePartialsTest, OnePartIsNormalised) {
+TEST_P(MergePartialsTest, OnePartIsNormalised) {
   const Part part({0, 0}, {1, 2, 3, 4, 5, 3, 4, 5, 6, 7}, kHeadDim);
   EXPECT_EQ(Merge({part}), (std::vector<float>{2, 3, 4, 5, 6}));
 }
 
-TEST_F(MergePartialsTest, EmptyPartsAreNotReadAndAllEmptyGivesZero) {
+TEST_P(MergePartialsTest, EmptyPartsAreNotReadAndAllEmptyGivesZero) {
   const Part full({1.0f}, {1, 2, 3, 4, 5}, kHeadDim);
   Part empty({}, {}, kHeadDim);
   empty.out.assign(kHeadDim, kNan);
@@ -89,7 +91,7 @@ TEST_F(MergePartialsTest, EmptyPartsAreNotReadAndAllEmptyGivesZero) {
   EXPECT_EQ(Merge({empty, empty}), std::vector<float>(kHeadDim, 0.0f));
 }
 
-TEST_F(MergePartialsTest, HeadsDoNotSeeEachOther) {
+TEST_P(MergePartialsTest, HeadsDoNotSeeEachOther) {
   std::vector<float> out = {1, 2, kNan, kNan, 5, 6};
   const std::vector<float> max_score = {0, 0, 0};
   const std::vector<float> sum_exp = {1, 1, 2};
@@ -97,7 +99,7 @@ TEST_F(MergePartialsTest, HeadsDoNotSeeEachOther) {
                               TensorView(max_score.data(), {1, 3}),
                               TensorView(sum_exp.data(), {1, 3})};
   std::vector<float> merged(6);
-  MergePartials({&part, 1}, MutableTensorView(merged.data(), {1, 3, 2}), Stream::Cpu(1));
+  Ops().MergePartials({&part, 1}, MutableTensorView(merged.data(), {1, 3, 2}));
   EXPECT_EQ(merged[0], 1);
   EXPECT_EQ(merged[1], 2);
   EXPECT_TRUE(std::isnan(merged[2]));
@@ -105,16 +107,16 @@ TEST_F(MergePartialsTest, HeadsDoNotSeeEachOther) {
   EXPECT_EQ(merged[5], 3);
 }
 
-TEST_F(MergePartialsTest, OutputMayBeAPart) {
+TEST_P(MergePartialsTest, OutputMayBeAPart) {
   const Part a(Scores(4, 1), Values(4), kHeadDim);
   Part b(Scores(4, 1), Values(4), kHeadDim);
   const std::vector<float> expected = Merge({a, b});
   const AttentionPart views[] = {a.View(), b.View()};
-  MergePartials(views, MutableTensorView(b.out.data(), {1, 1, kHeadDim}), Stream::Cpu(1));
+  Ops().MergePartials(views, MutableTensorView(b.out.data(), {1, 1, kHeadDim}));
   EXPECT_EQ(b.out, expected);
 }
 
-TEST_F(MergePartialsTest, ManyRowsGiveTheSameOnAnyNumberOfThreads) {
+TEST_P(MergePartialsTest, ManyRowsGiveTheSameOnAnyNumberOfThreads) {
   const int64_t n_seqs = 700;
   const std::vector<float> out = tests::RandomNormal(n_seqs * 2 * kHeadDim, random_);
   const std::vector<float> max_score = tests::RandomNormal(n_seqs * 2, random_);
@@ -125,8 +127,8 @@ TEST_F(MergePartialsTest, ManyRowsGiveTheSameOnAnyNumberOfThreads) {
   const AttentionPart parts[] = {part, part};
   std::vector<float> one(out.size());
   std::vector<float> three(out.size());
-  MergePartials(parts, MutableTensorView(one.data(), {n_seqs, 2, kHeadDim}), Stream::Cpu(1));
-  MergePartials(parts, MutableTensorView(three.data(), {n_seqs, 2, kHeadDim}), Stream::Cpu(3));
+  Ops().MergePartials(parts, MutableTensorView(one.data(), {n_seqs, 2, kHeadDim}));
+  Ops(3).MergePartials(parts, MutableTensorView(three.data(), {n_seqs, 2, kHeadDim}));
   EXPECT_EQ(one, three);
   EXPECT_NEAR(one[0], out[0] / 3, 1e-6f);
 }

@@ -13,6 +13,7 @@
 #include "kernels/api/omp_encode.h"
 #include "kernels/cpu/reconstruct_definition.h"
 #include "tests/kernels/code_fixtures.h"
+#include "tests/kernels/device_ops.h"
 #include "tests/support/compare.h"
 
 namespace lexico::kernels {
@@ -43,9 +44,9 @@ struct Problem {
     return args;
   }
 
-  std::vector<float> Run(bool value, int threads = 1) const {
+  std::vector<float> Run(bool value, const tests::DeviceOps& ops) const {
     std::vector<float> out;
-    Reconstruct(Args(value, out), Stream::Cpu(threads));
+    ops.Reconstruct(Args(value, out));
     return out;
   }
 
@@ -63,7 +64,10 @@ PageLayout Layout(int n_kv_heads, int head_dim, int page_tokens, int sparsity_k,
           .sparsity_v = sparsity_v};
 }
 
-TEST(ReconstructTest, MatchesDefinition) {
+class ReconstructTest : public tests::DeviceTest {};
+LEXICO_TEST_ON_ALL_DEVICES(ReconstructTest);
+
+TEST_P(ReconstructTest, MatchesDefinition) {
   uint32_t seed = 1;
   for (const int head_dim : {1, 8, 15, 16, 64, 100, 128, 256}) {
     for (const int sparsity : {1, 5, 16, 64}) {
@@ -74,7 +78,7 @@ TEST(ReconstructTest, MatchesDefinition) {
         std::vector<float> magnitude;
         const ReconstructArgs args = problem.Args(value, expected);
         definition::Reconstruct(args, problem.Args(value, magnitude).out);
-        const std::vector<float> actual = problem.Run(value);
+        const std::vector<float> actual = problem.Run(value, Ops());
         // sparsity multiply-adds, each rounded once by at most half a unit of the sum so far.
         EXPECT_TRUE(IsClose(TensorView(actual.data(), {static_cast<int64_t>(actual.size())}),
                             TensorView(expected.data(), {static_cast<int64_t>(actual.size())}),
@@ -85,12 +89,12 @@ TEST(ReconstructTest, MatchesDefinition) {
   }
 }
 
-TEST(ReconstructTest, OneAtomWithCoefficientOneIsThatAtom) {
+TEST_P(ReconstructTest, OneAtomWithCoefficientOneIsThatAtom) {
   Problem problem(Layout(1, 16, 2, 1, 1), 1, 32, 2);
   const std::vector<uint8_t> page = {9, 0, 31, 0, FloatToE4m3(1), FloatToE4m3(-2), 0, 0,
                                      0, 0, 0,  0};
   std::copy(page.begin(), page.end(), problem.pages.page(0));
-  const std::vector<float> out = problem.Run(false);
+  const std::vector<float> out = problem.Run(false, Ops());
   std::vector<float> unit(16, 0.0f);
   double norms[2] = {};
   for (int i = 0; i < 16; ++i) {
@@ -99,10 +103,10 @@ TEST(ReconstructTest, OneAtomWithCoefficientOneIsThatAtom) {
   }
   EXPECT_NEAR(norms[0], 1, 1e-6);
   EXPECT_NEAR(norms[1], 4, 1e-5);
-  for (const float value : problem.Run(true)) EXPECT_EQ(value, 0);
+  for (const float value : problem.Run(true, Ops())) EXPECT_EQ(value, 0);
 }
 
-TEST(ReconstructTest, DecodesWhatOmpEncodeStores) {
+TEST_P(ReconstructTest, DecodesWhatOmpEncodeStores) {
   std::mt19937 random(3);
   const PageLayout layout = Layout(1, 32, 8, 6, 6);
   const auto dictionary = tests::RandomDictionary(128, 32, random);
@@ -128,7 +132,7 @@ TEST(ReconstructTest, DecodesWhatOmpEncodeStores) {
   args.layout = layout;
   args.dictionary = dictionary.get();
   args.out = MutableTensorView(out.data(), {8, 1, 32});
-  Reconstruct(args, Stream::Cpu(1));
+  Ops().Reconstruct(args);
   for (int t = 0; t < 8; ++t) {
     double error = 0;
     double norm = 0;
@@ -140,12 +144,12 @@ TEST(ReconstructTest, DecodesWhatOmpEncodeStores) {
   }
 }
 
-TEST(ReconstructTest, PagesDoNotSeeEachOther) {
+TEST_P(ReconstructTest, PagesDoNotSeeEachOther) {
   Problem problem(Layout(2, 16, 4, 3, 3), 3, 32, 4);
-  const std::vector<float> clean = problem.Run(false);
+  const std::vector<float> clean = problem.Run(false, Ops());
   problem.pages.Poison(0);
   problem.pages.Poison(2);
-  const std::vector<float> poisoned = problem.Run(false);
+  const std::vector<float> poisoned = problem.Run(false, Ops());
   const size_t n = clean.size() / 3;
   for (size_t i = 0; i < n; ++i) {
     EXPECT_TRUE(std::isnan(poisoned[i]));
@@ -153,15 +157,15 @@ TEST(ReconstructTest, PagesDoNotSeeEachOther) {
   }
 }
 
-TEST(ReconstructTest, SameBitsWithOtherThreadCounts) {
+TEST_P(ReconstructTest, SameBitsWithOtherThreadCounts) {
   const Problem problem(Layout(2, 64, 32, 8, 8), 9, 64, 5);
-  const std::vector<float> once = problem.Run(true);
-  for (const int threads : {1, 2, 5}) EXPECT_EQ(problem.Run(true, threads), once) << threads;
+  const std::vector<float> once = problem.Run(true, Ops());
+  for (const int threads : {1, 2, 5}) EXPECT_EQ(problem.Run(true, Ops(threads)), once) << threads;
 }
 
-TEST(ReconstructTest, NoPagesIsNothing) {
+TEST_P(ReconstructTest, NoPagesIsNothing) {
   const Problem problem(Layout(1, 16, 2, 1, 1), 0, 16, 6);
-  EXPECT_TRUE(problem.Run(false).empty());
+  EXPECT_TRUE(problem.Run(false, Ops()).empty());
 }
 
 TEST(ReconstructDeathTest, RejectsMalformedArguments) {

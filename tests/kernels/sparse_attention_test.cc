@@ -15,12 +15,14 @@
 #include "kernels/api/reconstruct.h"
 #include "kernels/cpu/sparse_attention_definition.h"
 #include "tests/kernels/code_fixtures.h"
+#include "tests/kernels/device_ops.h"
 #include "tests/support/compare.h"
 
 namespace lexico::kernels {
 namespace {
 
 using tests::CodedPages;
+using tests::DeviceOps;
 using tests::IsClose;
 using tests::RandomDictionary;
 using tests::RandomNormal;
@@ -58,8 +60,9 @@ constexpr double kUlps = 64;
 
 class Problem {
  public:
-  Problem(const Shape& shape, uint32_t seed)
-      : shape_(shape),
+  Problem(const Shape& shape, uint32_t seed, const DeviceOps& ops = DeviceOps(Stream::Cpu(1)))
+      : ops_(ops),
+        shape_(shape),
         random_(seed),
         layout_{.n_kv_heads = shape.n_kv_heads,
                 .head_dim = shape.head_dim,
@@ -109,9 +112,10 @@ class Problem {
     return args;
   }
 
-  Outputs Run(int threads = 1) const {
+  Outputs Run() const { return Run(ops_); }
+  Outputs Run(const DeviceOps& ops) const {
     Outputs outputs;
-    SparseAttention(Args(outputs), Stream::Cpu(threads));
+    ops.SparseAttention(Args(outputs));
     return outputs;
   }
 
@@ -139,6 +143,7 @@ class Problem {
   std::shared_ptr<const PreparedDictionary> dictionary_v() const { return dictionary_v_; }
 
  private:
+  DeviceOps ops_;
   Shape shape_;
   std::mt19937 random_;
   PageLayout layout_;
@@ -150,7 +155,10 @@ class Problem {
   float scale_ = 0;
 };
 
-TEST(SparseAttentionTest, MatchesDefinitionOnAllSmallShapes) {
+class SparseAttentionTest : public tests::DeviceTest {};
+LEXICO_TEST_ON_ALL_DEVICES(SparseAttentionTest);
+
+TEST_P(SparseAttentionTest, MatchesDefinitionOnAllSmallShapes) {
   uint32_t seed = 1;
   for (const int head_dim : {8, 12, 16, 40, 64}) {
     for (const int group : {1, 2, 3, 4, 5, 8, 16, 17}) {
@@ -166,14 +174,14 @@ TEST(SparseAttentionTest, MatchesDefinitionOnAllSmallShapes) {
                             .pages_per_seq = {1, 0, 2},
                             .dictionary = seed % 3 == 0 ? DType::kF32 : DType::kF16};
           SCOPED_TRACE(fmt::format("{} seed {}", shape.Text(), seed));
-          Problem(shape, seed++).ExpectMatchesDefinition();
+          Problem(shape, seed++, Ops()).ExpectMatchesDefinition();
         }
       }
     }
   }
 }
 
-TEST(SparseAttentionTest, MatchesDefinitionOnModelShapes) {
+TEST_P(SparseAttentionTest, MatchesDefinitionOnModelShapes) {
   for (const int head_dim : {96, 128, 256}) {
     const Shape shape{.head_dim = head_dim,
                       .n_atoms = 1024,
@@ -184,17 +192,17 @@ TEST(SparseAttentionTest, MatchesDefinitionOnModelShapes) {
                       .page_tokens = 32,
                       .pages_per_seq = {3}};
     SCOPED_TRACE(shape.Text());
-    Problem(shape, 7).ExpectMatchesDefinition();
+    Problem(shape, 7, Ops()).ExpectMatchesDefinition();
   }
 }
 
-TEST(SparseAttentionTest, MatchesDefinitionAtTheLargestSparsityAndDictionary) {
-  Problem(Shape{.head_dim = 64, .n_atoms = 8192, .sparsity_k = 64, .sparsity_v = 64}, 8)
+TEST_P(SparseAttentionTest, MatchesDefinitionAtTheLargestSparsityAndDictionary) {
+  Problem(Shape{.head_dim = 64, .n_atoms = 8192, .sparsity_k = 64, .sparsity_v = 64}, 8, Ops())
       .ExpectMatchesDefinition();
 }
 
 // 4096 tokens are one split (sparse_attention.cc); 4096 + 2 pages make two and a remainder.
-TEST(SparseAttentionTest, SequencesOfSeveralSplitsMatchDefinition) {
+TEST_P(SparseAttentionTest, SequencesOfSeveralSplitsMatchDefinition) {
   const Shape shape{.head_dim = 8,
                     .n_atoms = 16,
                     .group = 2,
@@ -203,11 +211,11 @@ TEST(SparseAttentionTest, SequencesOfSeveralSplitsMatchDefinition) {
                     .page_tokens = 64,
                     .pages_per_seq = {66, 130}};
   // Sums over 8320 tokens: the bound grows with their number, the error with its root.
-  Problem(shape, 9).ExpectMatchesDefinition(/*ulps=*/512);
+  Problem(shape, 9, Ops()).ExpectMatchesDefinition(/*ulps=*/512);
 }
 
-TEST(SparseAttentionTest, EmptySequenceGivesZeroSumAndMinusInfinityMax) {
-  const Problem problem(Shape{.group = 2, .pages_per_seq = {0, 1}}, 10);
+TEST_P(SparseAttentionTest, EmptySequenceGivesZeroSumAndMinusInfinityMax) {
+  const Problem problem(Shape{.group = 2, .pages_per_seq = {0, 1}}, 10, Ops());
   const Outputs outputs = problem.Run();
   for (int h = 0; h < 2; ++h) {
     EXPECT_EQ(outputs.max_score[h], -std::numeric_limits<float>::infinity());
@@ -219,7 +227,7 @@ TEST(SparseAttentionTest, EmptySequenceGivesZeroSumAndMinusInfinityMax) {
 
 // The op against attention over what Reconstruct makes of the same pages: a misunderstanding of
 // the layout shared by the op and its definition would show here.
-TEST(SparseAttentionTest, EqualsDenseAttentionOverReconstructedVectors) {
+TEST_P(SparseAttentionTest, EqualsDenseAttentionOverReconstructedVectors) {
   const Shape shape{.head_dim = 32,
                     .n_atoms = 64,
                     .n_kv_heads = 2,
@@ -228,7 +236,7 @@ TEST(SparseAttentionTest, EqualsDenseAttentionOverReconstructedVectors) {
                     .sparsity_v = 3,
                     .page_tokens = 8,
                     .pages_per_seq = {3}};
-  Problem problem(shape, 11);
+  Problem problem(shape, 11, Ops());
   const int64_t n_tokens = 24;
   std::vector<float> dense[2];
   for (const bool value : {false, true}) {
@@ -240,7 +248,7 @@ TEST(SparseAttentionTest, EqualsDenseAttentionOverReconstructedVectors) {
     args.dictionary = value ? problem.dictionary_v().get() : problem.dictionary_k().get();
     args.value = value;
     args.out = MutableTensorView(dense[value].data(), {n_tokens, 2, 32});
-    Reconstruct(args, Stream::Cpu(1));
+    Ops().Reconstruct(args);
   }
   const Outputs outputs = problem.Run();
   for (int head = 0; head < 4; ++head) {
@@ -266,9 +274,9 @@ TEST(SparseAttentionTest, EqualsDenseAttentionOverReconstructedVectors) {
   }
 }
 
-TEST(SparseAttentionTest, SplitsAgreeWithUnsplit) {
+TEST_P(SparseAttentionTest, SplitsAgreeWithUnsplit) {
   const Shape whole{.group = 3, .pages_per_seq = {10}};
-  Problem problem(whole, 12);
+  Problem problem(whole, 12, Ops());
   const Outputs expected = problem.Run();
   // The same pages as two calls over 4 and 6 of them, merged.
   Outputs parts[2];
@@ -279,19 +287,19 @@ TEST(SparseAttentionTest, SplitsAgreeWithUnsplit) {
     const int64_t page_begin[] = {0, cuts[p + 1] - cuts[p]};
     args.pages += cuts[p];
     args.page_begin = page_begin;
-    SparseAttention(args, Stream::Cpu(2));
+    Ops(/*threads=*/2).SparseAttention(args);
     merge.push_back({args.out, args.max_score, args.sum_exp});
   }
   std::vector<float> merged(expected.out.size());
-  MergePartials(merge, MutableTensorView(merged.data(), {1, 3, 16}), Stream::Cpu(1));
+  Ops().MergePartials(merge, MutableTensorView(merged.data(), {1, 3, 16}));
   for (size_t i = 0; i < merged.size(); ++i) {
     EXPECT_NEAR(merged[i], expected.out[i] / expected.sum_exp[i / 16], 1e-5) << i;
   }
 }
 
-TEST(SparseAttentionTest, SequencesDoNotSeeEachOthersPages) {
+TEST_P(SparseAttentionTest, SequencesDoNotSeeEachOthersPages) {
   const Shape shape{.group = 2, .pages_per_seq = {2, 3, 2}};
-  Problem problem(shape, 13);
+  Problem problem(shape, 13, Ops());
   const Outputs clean = problem.Run();
   for (const int64_t page : {0, 1, 5, 6}) problem.pages().Poison(page);
   const Outputs poisoned = problem.Run();
@@ -303,24 +311,24 @@ TEST(SparseAttentionTest, SequencesDoNotSeeEachOthersPages) {
   }
 }
 
-TEST(SparseAttentionTest, SameBitsOnSecondRunAndWithOtherThreadCounts) {
+TEST_P(SparseAttentionTest, SameBitsOnSecondRunAndWithOtherThreadCounts) {
   const Shape shape{.head_dim = 32,
                     .n_atoms = 1100,
                     .n_kv_heads = 2,
                     .group = 4,
                     .page_tokens = 64,
                     .pages_per_seq = {140, 3}};
-  const Problem problem(shape, 14);
-  const Outputs first = problem.Run(1);
+  const Problem problem(shape, 14, Ops());
+  const Outputs first = problem.Run();
   for (const int threads : {1, 2, 3, 7}) {
     SCOPED_TRACE(threads);
-    problem.ExpectSameBits(problem.Run(threads), first);
+    problem.ExpectSameBits(problem.Run(Ops(threads)), first);
   }
 }
 
-TEST(SparseAttentionTest, NeighboursDoNotChangeBits) {
+TEST_P(SparseAttentionTest, NeighboursDoNotChangeBits) {
   const Shape together{.group = 2, .pages_per_seq = {2, 3}};
-  Problem problem(together, 15);
+  Problem problem(together, 15, Ops());
   const Outputs both = problem.Run();
   Outputs alone;
   SparseAttentionArgs args = problem.Args(alone);
@@ -331,26 +339,61 @@ TEST(SparseAttentionTest, NeighboursDoNotChangeBits) {
   args.out = MutableTensorView(alone.out.data(), {1, 2, 16});
   args.max_score = MutableTensorView(alone.max_score.data(), {1, 2});
   args.sum_exp = MutableTensorView(alone.sum_exp.data(), {1, 2});
-  SparseAttention(args, Stream::Cpu(2));
+  Ops(/*threads=*/2).SparseAttention(args);
   EXPECT_TRUE(SameBits(args.out, TensorView(both.out.data() + 2 * 16, {1, 2, 16})));
 }
 
-TEST(SparseAttentionTest, LargeScoresDoNotOverflow) {
-  Problem problem(Shape{.group = 2, .pages_per_seq = {4}}, 16);
+TEST_P(SparseAttentionTest, LargeScoresDoNotOverflow) {
+  Problem problem(Shape{.group = 2, .pages_per_seq = {4}}, 16, Ops());
   problem.set_scale(1e4f);
   problem.ExpectMatchesDefinition();
   for (const float sum : problem.Run().sum_exp) EXPECT_GE(sum, 1.0f);
 }
 
-TEST(SparseAttentionTest, UnusedPlacesAddNothing) {
+TEST_P(SparseAttentionTest, UnusedPlacesAddNothing) {
   const Shape shape{.sparsity_k = 3, .sparsity_v = 3, .pages_per_seq = {1}};
-  Problem problem(shape, 17);
+  Problem problem(shape, 17, Ops());
   const PageLayout& layout = problem.layout();
   std::fill_n(problem.pages().page(0), layout.payload_bytes(), uint8_t{0});
   const Outputs outputs = problem.Run();
   EXPECT_EQ(outputs.max_score[0], 0);
   EXPECT_EQ(outputs.sum_exp[0], 4);
   for (const float value : outputs.out) EXPECT_EQ(value, 0);
+}
+
+// A GPU's workspace decides how many sequences, and then how many heads of one, are taken together.
+TEST_P(SparseAttentionTest, SmallWorkspacesGiveTheSameBits) {
+  if (!on_gpu()) GTEST_SKIP() << "the CPU's op has no workspace";
+  const Shape shape{.head_dim = 32,
+                    .n_atoms = 200,
+                    .n_kv_heads = 3,
+                    .group = 5,
+                    .page_tokens = 32,
+                    .pages_per_seq = {2, 0, 40, 1, 7}};
+  const Problem problem(shape, 19, Ops());
+  const Outputs expected = problem.Run();
+  problem.ExpectMatchesDefinition();
+  for (const size_t bytes : {48 << 10, 100 << 10, 300 << 10}) {
+    SCOPED_TRACE(bytes);
+    problem.ExpectSameBits(problem.Run(OpsWithWorkspace(bytes)), expected);
+  }
+}
+
+// Weights of an item whose shares differ by more than an integer's range, and codes of all sizes.
+TEST_P(SparseAttentionTest, FewTokensOutweighAllOthers) {
+  for (const float scale : {3.0f, 30.0f}) {
+    SCOPED_TRACE(scale);
+    Problem problem(Shape{.head_dim = 64,
+                          .n_atoms = 256,
+                          .group = 4,
+                          .sparsity_k = 8,
+                          .sparsity_v = 12,
+                          .page_tokens = 32,
+                          .pages_per_seq = {20}},
+                    20, Ops());
+    problem.set_scale(scale);
+    problem.ExpectMatchesDefinition();
+  }
 }
 
 class SparseAttentionDeathTest : public testing::Test {

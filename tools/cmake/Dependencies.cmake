@@ -28,19 +28,26 @@ target_link_libraries(dnnl_imported INTERFACE "${DNNL_LIBRARY}")
 target_include_directories(dnnl_imported SYSTEM INTERFACE "${DNNL_INCLUDE_DIR}")
 add_library(lexico::dnnl ALIAS dnnl_imported)
 
-# LEXICO_HAVE_CUDA: what the CUDA setting came to.
+# LEXICO_HAVE_CUDA: what the CUDA setting came to. Machine code for sm_80 (A100 and later of its family) and
+# sm_90a (H100, H200, with the instructions that only they have); newer GPUs compile the PTX of compute_80.
 set(LEXICO_HAVE_CUDA OFF)
+if(NOT LEXICO_CUDA MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "LEXICO_CUDA=${LEXICO_CUDA}; AUTO, ON and OFF are known")
+endif()
 if(NOT LEXICO_CUDA STREQUAL "OFF")
+  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES "80;90a")
+  endif()
   include(CheckLanguage)
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
     enable_language(CUDA)
     find_package(CUDAToolkit REQUIRED)
     set(LEXICO_HAVE_CUDA ON)
-    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES OR CMAKE_CUDA_ARCHITECTURES STREQUAL "75")
-      set(CMAKE_CUDA_ARCHITECTURES "80;90a")
-    endif()
-    set(CMAKE_CUDA_STANDARD 20)
+    # C++20 as for C++ sources, which CMake 3.25 does not know that nvcc has.
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+    set(CMAKE_CUDA_FLAGS_RELEASE "-O3 -DNDEBUG")
   elseif(LEXICO_CUDA STREQUAL "ON")
     message(FATAL_ERROR "LEXICO_CUDA=ON but no CUDA compiler was found; install the CUDA Toolkit, "
                         "set CUDACXX, or use LEXICO_CUDA=OFF")

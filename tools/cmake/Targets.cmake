@@ -10,7 +10,8 @@ function(lexico_library)
   if(ARG_SRCS)
     add_library(${ARG_NAME} STATIC ${ARG_SRCS})
     target_include_directories(${ARG_NAME} PUBLIC "${CMAKE_SOURCE_DIR}")
-    target_compile_options(${ARG_NAME} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${LEXICO_WARNINGS}>)
+    target_compile_options(${ARG_NAME} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${LEXICO_WARNINGS}>
+                                               $<$<COMPILE_LANGUAGE:CUDA>:${LEXICO_CUDA_WARNINGS}>)
     if(LEXICO_INVARIANTS)
       target_compile_definitions(${ARG_NAME} PUBLIC LEXICO_INVARIANTS=1)
     endif()
@@ -34,7 +35,8 @@ function(lexico_binary)
 endfunction()
 
 # lexico_test(NAME base_test SRCS ... DEPS ... [LABELS ...] [TIMEOUT s]): a GoogleTest program and a ctest case.
-# Labels choose what sanitizer runs take: asan and tsan name suites that suit them.
+# Labels choose what sanitizer runs take: asan and tsan name suites that suit them,
+# cuda those that also run on a GPU.
 function(lexico_test)
   if(LEXICO_FUZZ)
     return()
@@ -71,9 +73,9 @@ function(lexico_fuzz)
   set_property(GLOBAL APPEND PROPERTY LEXICO_FUZZERS ${ARG_NAME})
 endfunction()
 
-# What .ci/run builds of a preset that does not need everything: tests_asan, tests_tsan, fuzz_all.
+# What .ci/run builds of a preset that does not need everything: tests_asan, tests_tsan, tests_cuda, fuzz_all.
 function(lexico_group_targets)
-  foreach(label asan tsan)
+  foreach(label asan tsan cuda)
     get_property(tests GLOBAL PROPERTY LEXICO_TESTS_${label})
     add_custom_target(tests_${label} DEPENDS ${tests})
   endforeach()

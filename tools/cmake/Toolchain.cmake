@@ -21,6 +21,7 @@ if(CCACHE_PROGRAM)
   set(LEXICO_CCACHE ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${CMAKE_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${CCACHE_PROGRAM})
   set(CMAKE_CXX_COMPILER_LAUNCHER "${LEXICO_CCACHE}")
   set(CMAKE_C_COMPILER_LAUNCHER "${LEXICO_CCACHE}")
+  set(CMAKE_CUDA_COMPILER_LAUNCHER "${LEXICO_CCACHE}")
 endif()
 
 find_program(MOLD_PROGRAM mold)
@@ -47,3 +48,5 @@ endif()
 if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
   list(APPEND LEXICO_WARNINGS -Wthread-safety -Wno-unknown-warning-option)
 endif()
+# Of nvcc, and what it passes on to the host compiler. Its own code does not pass -Wpedantic.
+set(LEXICO_CUDA_WARNINGS -Werror=all-warnings -Xcompiler=-Wall,-Wextra,-Wno-unused-parameter,-Wno-missing-field-initializers)

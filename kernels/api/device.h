@@ -1,0 +1,40 @@
+// A device with memory of its own, as api code sees it: the GPU behind a Stream. Implemented by
+// kernels/cuda; a CPU stream has none.
+//
+// Thread-compatible, like the Stream that owns it. The GPU's failures are not returned: a call or a
+// launch that fails ends the process with the call, the kernel and the driver's words
+// (docs/ARCHITECTURE.md section 6), because after one the state of the device is unknown.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace lexico::kernels {
+
+class Device {
+ public:
+  virtual ~Device() = default;
+
+  // "cuda:0 NVIDIA H100 80GB HBM3", for logs.
+  virtual const std::string& name() const = 0;
+
+  // Device memory of `bytes`, aligned to 256; null where that much is not free. For start-up only:
+  // ops never allocate.
+  virtual void* Allocate(size_t bytes) = 0;
+  virtual void Free(void* data) = 0;
+
+  // In the stream's order. `host` may be reused, or has been written, on return.
+  virtual void CopyFromHost(void* device, const void* host, size_t bytes) = 0;
+  virtual void CopyToHost(void* host, const void* device, size_t bytes) = 0;
+
+  // Returns when all that was enqueued has finished.
+  virtual void Synchronize() = 0;
+
+  // For benchmarks: microseconds, on the device's own clock, of each of `n` replays of the ops that
+  // `body` enqueues, recorded as one graph so that the time to enqueue them does not count.
+  virtual std::vector<double> ReplayMicroseconds(const std::function<void()>& body, int n) = 0;
+};
+
+}  // namespace lexico::kernels

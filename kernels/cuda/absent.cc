@@ -1,0 +1,35 @@
+// Stands for this folder in a build without CUDA: no GPU can be opened, so no stream leads to the
+// ops.
+#include "kernels/cuda/ceilings.h"
+#include "kernels/cuda/dictionary.h"
+#include "kernels/cuda/merge_partials.h"
+#include "kernels/cuda/open_device.h"
+#include "kernels/cuda/reconstruct.h"
+#include "kernels/cuda/sparse_attention.h"
+#include "proto/base/check.h"
+
+namespace lexico::kernels::cuda {
+
+absl::StatusOr<std::shared_ptr<Device>> OpenDevice(const CudaOptions& options) {
+  return absl::UnavailableError("this build has no GPU code (LEXICO_CUDA=OFF, or no nvcc)");
+}
+
+absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(TensorView dictionary,
+                                                                            const Stream& stream) {
+  LEXICO_UNREACHABLE();
+}
+
+GpuCeilings MeasureCeilings(const Stream& stream) { LEXICO_UNREACHABLE(); }
+
+void MergePartials(std::span<const AttentionPart> parts, MutableTensorView out,
+                   const Stream& stream) {
+  LEXICO_UNREACHABLE();
+}
+
+void Reconstruct(const ReconstructArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
+
+void SparseAttention(const SparseAttentionArgs& args, const Stream& stream) {
+  LEXICO_UNREACHABLE();
+}
+
+}  // namespace lexico::kernels::cuda

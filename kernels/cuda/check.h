@@ -1,0 +1,23 @@
+// The return code of every CUDA call is looked at here. One that is not success ends the process
+// with the call and the driver's words: errors of kernels are sticky, so nothing after one can be
+// trusted; whoever supervises the worker restarts it.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <string>
+
+namespace lexico::kernels::cuda {
+
+// Prints `what` and the error and aborts. Never returns.
+[[noreturn]] void CudaFailed(cudaError_t error, const std::string& what, const char* file,
+                             int line);
+
+}  // namespace lexico::kernels::cuda
+
+#define LEXICO_CUDA_CHECK(call)                                                          \
+  do {                                                                                   \
+    const cudaError_t lexico_cuda_error = (call);                                        \
+    if (lexico_cuda_error != cudaSuccess) [[unlikely]]                                   \
+      ::lexico::kernels::cuda::CudaFailed(lexico_cuda_error, #call, __FILE__, __LINE__); \
+  } while (false)

@@ -1,0 +1,122 @@
+#include "kernels/cuda/gpu.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "kernels/cuda/check.h"
+#include "kernels/cuda/launch.h"
+#include "proto/base/check.h"
+
+namespace lexico::kernels::cuda {
+namespace {
+
+int Attribute(cudaDeviceAttr attribute, int ordinal) {
+  int value = 0;
+  LEXICO_CUDA_CHECK(cudaDeviceGetAttribute(&value, attribute, ordinal));
+  return value;
+}
+
+// cudaMalloc, or null where the memory does not suffice.
+void* TryAllocate(size_t bytes) {
+  void* data = nullptr;
+  const cudaError_t error = cudaMalloc(&data, bytes);
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // an allocation that fails leaves the device as it was
+    return nullptr;
+  }
+  LEXICO_CUDA_CHECK(error);
+  return data;
+}
+
+}  // namespace
+
+Gpu::Gpu(int ordinal, std::string name) : ordinal_(ordinal), name_(std::move(name)) {
+  MakeCurrent();
+  n_multiprocessors_ = Attribute(cudaDevAttrMultiProcessorCount, ordinal);
+  shared_bytes_max_ = Attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal);
+  LEXICO_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  LEXICO_CUDA_CHECK(cudaEventCreate(&begin_));
+  LEXICO_CUDA_CHECK(cudaEventCreate(&end_));
+}
+
+Gpu::~Gpu() {
+  Synchronize();
+  LEXICO_CUDA_CHECK(cudaFree(workspace_));
+  LEXICO_CUDA_CHECK(cudaEventDestroy(end_));
+  LEXICO_CUDA_CHECK(cudaEventDestroy(begin_));
+  LEXICO_CUDA_CHECK(cudaStreamDestroy(stream_));
+}
+
+bool Gpu::TakeWorkspace(size_t bytes) {
+  LEXICO_CHECK(workspace_ == nullptr);
+  workspace_ = static_cast<char*>(Allocate(bytes));
+  workspace_bytes_ = bytes;
+  return workspace_ != nullptr;
+}
+
+void Gpu::MakeCurrent() const { LEXICO_CUDA_CHECK(cudaSetDevice(ordinal_)); }
+
+void* Gpu::Allocate(size_t bytes) {
+  MakeCurrent();
+  return TryAllocate(bytes);
+}
+
+void Gpu::Free(void* data) {
+  Synchronize();
+  LEXICO_CUDA_CHECK(cudaFree(data));
+}
+
+void Gpu::CopyFromHost(void* device, const void* host, size_t bytes) {
+  MakeCurrent();
+  LEXICO_CUDA_CHECK(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_));
+  LEXICO_CUDA_CHECK(cudaStreamSynchronize(stream_));
+}
+
+void Gpu::CopyToHost(void* host, const void* device, size_t bytes) {
+  MakeCurrent();
+  LEXICO_CUDA_CHECK(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_));
+  LEXICO_CUDA_CHECK(cudaStreamSynchronize(stream_));
+}
+
+void Gpu::Synchronize() {
+  MakeCurrent();
+  LEXICO_CUDA_CHECK(cudaStreamSynchronize(stream_));
+}
+
+std::vector<double> Gpu::ReplayMicroseconds(const std::function<void()>& body, int n) {
+  MakeCurrent();
+  cudaGraph_t graph = nullptr;
+  LEXICO_CUDA_CHECK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
+  body();
+  LEXICO_CUDA_CHECK(cudaStreamEndCapture(stream_, &graph));
+  cudaGraphExec_t replay = nullptr;
+  LEXICO_CUDA_CHECK(cudaGraphInstantiate(&replay, graph, 0));
+  LEXICO_CUDA_CHECK(cudaGraphLaunch(replay, stream_));
+  std::vector<double> microseconds;
+  for (int i = 0; i < n; ++i) {
+    LEXICO_CUDA_CHECK(cudaEventRecord(begin_, stream_));
+    LEXICO_CUDA_CHECK(cudaGraphLaunch(replay, stream_));
+    LEXICO_CUDA_CHECK(cudaEventRecord(end_, stream_));
+    LEXICO_CUDA_CHECK(cudaEventSynchronize(end_));
+    float milliseconds = 0;
+    LEXICO_CUDA_CHECK(cudaEventElapsedTime(&milliseconds, begin_, end_));
+    microseconds.push_back(1e3 * milliseconds);
+  }
+  LEXICO_CUDA_CHECK(cudaGraphExecDestroy(replay));
+  LEXICO_CUDA_CHECK(cudaGraphDestroy(graph));
+  return microseconds;
+}
+
+const Gpu& GpuOf(const Stream& stream) {
+  LEXICO_CHECK(stream.kind() == DeviceKind::kCuda);
+  return static_cast<const Gpu&>(*stream.device());
+}
+
+std::string LaunchText(const LaunchShape& shape) {
+  return fmt::format("kernel {}, grid {} x {} x {}, {} threads, {} bytes of shared memory",
+                     shape.kernel, shape.blocks.x, shape.blocks.y, shape.blocks.z, shape.threads,
+                     shape.shared_bytes);
+}
+
+}  // namespace lexico::kernels::cuda

@@ -1,0 +1,9 @@
+#pragma once
+
+#include "kernels/api/reconstruct.h"
+
+namespace lexico::kernels::cuda {
+
+void Reconstruct(const ReconstructArgs& args, const Stream& stream);
+
+}  // namespace lexico::kernels::cuda

@@ -1,0 +1,126 @@
+// Decode attention over codes: which kernels run.
+//
+// Five kernels a wave (sparse_attention_plan.h), each a grid over all its items:
+//
+//   Table     table = scale * q D_k^T; D_k is read once for 8 items
+//   Score     scores of all tokens, by look-ups in the table; of each tile its maximum and its sum
+//             of exponentials
+//   Value     z[a] = sum_t p[t] c, by additions to shared memory
+//   Multiply  z D_v by ranges of atoms; D_v is read once for 4 items
+//   Finish    ranges added; outputs
+//
+// Work map, shared memory and barriers of each: sparse_attention_kernels.cuh. Score and Value have
+// one block of 1,024 threads a multiprocessor, with 4 * lanes bytes of shared memory an atom: 64
+// KiB at 4096 atoms and 4 heads; groups of more than 4 query heads are several items. Their one
+// barrier stands between filling shared memory and using it (Value: another before z leaves it).
+//
+// Scores are kept, 4 * lanes bytes a token and item, because p needs the maximum over all tokens.
+// With it and the sum known, z is added in 32-bit integers whose unit follows from them: the
+// hardware adds integers in shared memory without a loop, no order of additions changes the sum,
+// and a unit is 2^-29 or less of the largest sum that the codes could have, so z is as exact as a
+// sum in F32 (each of n additions is off by at most half a unit; F32 rounds each partial sum to
+// 2^-24 of itself). Tokens whose products would all round to 0 are left out, which changes nothing.
+//
+// Deterministic: the same bits on every run, whatever else is in the batch and however many
+// multiprocessors there are.
+#include <algorithm>
+#include <type_traits>
+
+#include "kernels/cuda/dictionary.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/sparse_attention.h"
+#include "kernels/cuda/sparse_attention_kernels.cuh"
+
+namespace lexico::kernels::cuda {
+namespace {
+
+constexpr int kFinishThreads = 256;
+
+unsigned CeilDiv(int64_t a, int64_t b) { return static_cast<unsigned>((a + b - 1) / b); }
+
+template <int kValue>
+using Constant = std::integral_constant<int, kValue>;
+
+template <typename Body>
+void WithRun(int run, const Body& body) {
+  if (run == 8) return body(Constant<8>());
+  if (run == 4) return body(Constant<4>());
+  return body(Constant<1>());
+}
+
+// Heads of a KV head that are handled together: few where the group is small, or where 4 of the
+// largest tables would not fit a block's shared memory.
+int LanesFor(int group, int n_atoms, size_t shared_bytes_max) {
+  int lanes = group >= 3 ? 4 : group;
+  while (lanes > 1 && (lanes * sizeof(float) * n_atoms + 1024) > shared_bytes_max) lanes /= 2;
+  return lanes;
+}
+
+template <int kLanes>
+void RunWave(const SparseAttentionArgs& args, const Gpu& gpu, const SparsePlan& plan,
+             const SparseArrays& arrays) {
+  const Dictionary& dictionary_k = AsCuda(*args.dictionary_k);
+  const Dictionary& dictionary_v = AsCuda(*args.dictionary_v);
+  const int n_heads = static_cast<int>(args.q.dim(1));
+  const int head_dim = args.layout.head_dim;
+  const int n_atoms_k = dictionary_k.n_atoms();
+  const int n_atoms_v = dictionary_v.n_atoms();
+  const int stride = dictionary_k.row_stride();
+  const CodePages keys(args.pages, args.layout, false);
+  const CodePages values(args.pages, args.layout, true);
+  const unsigned n_ranges = CeilDiv(n_atoms_v, kRangeAtoms);
+  const size_t lane_bytes = kLanes * sizeof(float);
+
+  Launch(gpu, TableKernel<kLanes>,
+         {"SparseAttention Table",
+          dim3(CeilDiv(std::max(n_atoms_k, n_atoms_v), kTableAtoms),
+               CeilDiv(plan.n_wave_items(), kTableItems)),
+          kTableItems * kWarp,
+          sizeof(float) * (kTableAtoms * (stride + 4) + kTableItems * kLanes * stride)},
+         plan, args.q.as<float>(), args.scale, n_heads, head_dim, dictionary_k.rows(), stride,
+         n_atoms_k, n_atoms_v, arrays);
+  const dim3 blocks(plan.n_blocks());
+  if (plan.n_blocks() > 0) {
+    WithRun(keys.RunLength(), [&](auto run) {
+      Launch(gpu, ScoreKernel<kLanes, run()>,
+             {"SparseAttention Score", blocks, kTileThreads, lane_bytes * n_atoms_k}, plan, keys,
+             values, n_atoms_k, arrays);
+    });
+    WithRun(values.RunLength(), [&](auto run) {
+      Launch(gpu, ValueKernel<kLanes, run()>,
+             {"SparseAttention Value", blocks, kTileThreads, lane_bytes * n_atoms_v}, plan, values,
+             n_atoms_v, arrays);
+    });
+  }
+  Launch(gpu, MultiplyKernel<kLanes>,
+         {"SparseAttention Multiply", dim3(n_ranges, CeilDiv(plan.n_wave_items(), kMultiplyItems)),
+          static_cast<int>(CeilDiv(head_dim, kWarp)) * kWarp},
+         plan, dictionary_v.rows(), dictionary_v.row_stride(), n_atoms_v, head_dim, arrays);
+  Launch(gpu, FinishKernel<kLanes>,
+         {"SparseAttention Finish", dim3(plan.n_wave_items()), kFinishThreads}, plan, n_heads,
+         head_dim, static_cast<int>(n_ranges), arrays, args.out.as_mutable<float>(),
+         args.max_score.as_mutable<float>(), args.sum_exp.as_mutable<float>());
+}
+
+}  // namespace
+
+void SparseAttention(const SparseAttentionArgs& args, const Stream& stream) {
+  const Gpu& gpu = GpuOf(stream);
+  const int group = static_cast<int>(args.q.dim(1)) / args.layout.n_kv_heads;
+  const int n_atoms = std::max(args.dictionary_k->n_atoms(), args.dictionary_v->n_atoms());
+  const int lanes = LanesFor(group, n_atoms, gpu.shared_bytes_max());
+  SparsePlanner planner(args, lanes, gpu.n_multiprocessors(), gpu.workspace_bytes());
+  SparsePlan plan;
+  while (planner.Next(plan)) {
+    const SparseArrays arrays = planner.Arrays(plan, gpu.workspace());
+    if (lanes == 4) {
+      RunWave<4>(args, gpu, plan, arrays);
+    } else if (lanes == 2) {
+      RunWave<2>(args, gpu, plan, arrays);
+    } else {
+      RunWave<1>(args, gpu, plan, arrays);
+    }
+  }
+}
+
+}  // namespace lexico::kernels::cuda

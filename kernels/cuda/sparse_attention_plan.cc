@@ -1,0 +1,142 @@
+#include "kernels/cuda/sparse_attention_plan.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "proto/base/check.h"
+
+namespace lexico::kernels::cuda {
+namespace {
+
+// A block's fixed work (its table or its sums, 64 KiB at 4096 atoms and 4 heads) in tiles.
+constexpr int64_t kBlockFixedTiles = 4;
+constexpr int kRoundsMax = 4;
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+SparseArrays::SparseArrays(WorkspaceCutter& cutter, int64_t n_items, int64_t n_tiles,
+                           int64_t n_tokens, int lanes, int n_atoms_k, int n_atoms_v, int head_dim)
+    : tables(cutter.Take<float>(n_items * n_atoms_k * lanes)),
+      scores(cutter.Take<float>(n_tokens * lanes)),
+      tiles(cutter.Take<HeadSums>(n_tiles * lanes)),
+      coef_max(cutter.Take<uint32_t>(n_tiles)),
+      z(cutter.Take<int32_t>(n_items * n_atoms_v * lanes)),
+      heads(cutter.Take<HeadSums>(n_items * lanes)),
+      units(cutter.Take<float>(n_items * lanes)),
+      partial(cutter.Take<float>(CeilDiv(n_atoms_v, kRangeAtoms) * n_items * lanes * head_dim)) {}
+
+SparsePlanner::SparsePlanner(const SparseAttentionArgs& args, int lanes, int n_multiprocessors,
+                             size_t workspace_bytes)
+    : args_(args),
+      lanes_(lanes),
+      n_multiprocessors_(n_multiprocessors),
+      workspace_bytes_(workspace_bytes),
+      items_per_head_(static_cast<int>(CeilDiv(args.q.dim(1) / args.layout.n_kv_heads, lanes))),
+      items_per_seq_(items_per_head_ * args.layout.n_kv_heads),
+      tile_pages_(std::max(1, kTileTokens / args.layout.page_tokens)) {}
+
+int64_t SparsePlanner::TilesOf(int64_t seq) const {
+  return CeilDiv(args_.page_begin[seq + 1] - args_.page_begin[seq], tile_pages_);
+}
+
+size_t SparsePlanner::BytesFor(int64_t n_items, int64_t n_tiles, int64_t n_tokens) const {
+  WorkspaceCutter cutter(nullptr);
+  SparseArrays(cutter, n_items, n_tiles, n_tokens, lanes_, args_.dictionary_k->n_atoms(),
+               args_.dictionary_v->n_atoms(), args_.layout.head_dim);
+  return cutter.bytes();
+}
+
+bool SparsePlanner::Next(SparsePlan& plan) {
+  if (next_seq_ == args_.q.dim(0)) return false;
+  plan.first_seq = next_seq_;
+  plan.first_item = next_item_;
+  plan.items_per_head = items_per_head_;
+  plan.group = static_cast<int>(args_.q.dim(1)) / args_.layout.n_kv_heads;
+  plan.page_tokens = args_.layout.page_tokens;
+  plan.tile_pages = tile_pages_;
+  TakeSequences(plan);
+  SpreadTiles(plan);
+  return true;
+}
+
+void SparsePlanner::TakeSequences(SparsePlan& plan) {
+  plan.n_seqs = 0;
+  plan.n_items = items_per_seq_ - next_item_;
+  plan.page_begin[0] = args_.page_begin[next_seq_];
+  plan.tile_begin[0] = 0;
+  while (plan.n_seqs < kWaveSequences && next_seq_ < args_.q.dim(0)) {
+    const int64_t n_tiles = plan.tile_begin[plan.n_seqs] + TilesOf(next_seq_);
+    const int64_t n_tokens =
+        (args_.page_begin[next_seq_ + 1] - plan.page_begin[0]) * args_.layout.page_tokens;
+    LEXICO_CHECK_LE(n_tiles, std::numeric_limits<int>::max() / items_per_seq_);
+    const auto fits = [&](int64_t items) {
+      return BytesFor((plan.n_seqs + 1) * items, n_tiles * items, n_tokens * items) <=
+             workspace_bytes_;
+    };
+    if (!fits(plan.n_items)) {
+      if (plan.n_seqs > 0) break;
+      // Not even alone: fewer of its items.
+      while (plan.n_items > 1 && !fits(plan.n_items)) plan.n_items = (plan.n_items + 1) / 2;
+      if (!fits(plan.n_items)) {
+        // One item of this sequence needs more than the workspace (CudaOptions::workspace_bytes).
+        LEXICO_CHECK_LE(BytesFor(1, n_tiles, n_tokens), workspace_bytes_);
+      }
+    }
+    plan.n_seqs += 1;
+    plan.page_begin[plan.n_seqs] = args_.page_begin[next_seq_ + 1];
+    plan.tile_begin[plan.n_seqs] = static_cast<int>(n_tiles);
+    // A sequence taken in part is alone in its waves.
+    const bool in_part = next_item_ > 0 || plan.n_items < items_per_seq_;
+    next_item_ += plan.n_items;
+    if (next_item_ == items_per_seq_) {
+      next_item_ = 0;
+      next_seq_ += 1;
+    }
+    if (in_part) break;
+  }
+}
+
+// Chooses tiles_per_block so that the rounds in which the multiprocessors take blocks are few and
+// full.
+void SparsePlanner::SpreadTiles(SparsePlan& plan) const {
+  const auto blocks_of = [&](int seq, int64_t tiles_per_block) {
+    return CeilDiv(plan.n_tiles(seq), tiles_per_block) * plan.n_items;
+  };
+  const int64_t n_tiles = static_cast<int64_t>(plan.tile_begin[plan.n_seqs]) * plan.n_items;
+  int64_t best_cost = std::numeric_limits<int64_t>::max();
+  for (int rounds = 1; rounds <= kRoundsMax; ++rounds) {
+    for (int slack = 0; slack < 4; ++slack) {
+      // Items end with blocks that are not full: a little more than an even share each.
+      const int64_t tiles_per_block =
+          CeilDiv(n_tiles * (16 + slack), int64_t{16} * n_multiprocessors_ * rounds) + slack;
+      if (tiles_per_block < 1) continue;
+      int64_t n_blocks = 0;
+      for (int q = 0; q < plan.n_seqs; ++q) n_blocks += blocks_of(q, tiles_per_block);
+      const int64_t cost =
+          CeilDiv(n_blocks, n_multiprocessors_) * (tiles_per_block + kBlockFixedTiles);
+      if (cost >= best_cost) continue;
+      best_cost = cost;
+      plan.tiles_per_block = static_cast<int>(tiles_per_block);
+    }
+  }
+  if (n_tiles == 0) plan.tiles_per_block = 1;
+  plan.block_begin[0] = 0;
+  for (int q = 0; q < plan.n_seqs; ++q) {
+    plan.block_begin[q + 1] =
+        plan.block_begin[q] + static_cast<int>(blocks_of(q, plan.tiles_per_block));
+  }
+}
+
+SparseArrays SparsePlanner::Arrays(const SparsePlan& plan, char* workspace) const {
+  WorkspaceCutter cutter(workspace);
+  const int64_t n_tokens =
+      (plan.page_begin[plan.n_seqs] - plan.page_begin[0]) * plan.page_tokens * plan.n_items;
+  return SparseArrays(cutter, plan.n_wave_items(),
+                      static_cast<int64_t>(plan.tile_begin[plan.n_seqs]) * plan.n_items, n_tokens,
+                      lanes_, args_.dictionary_k->n_atoms(), args_.dictionary_v->n_atoms(),
+                      args_.layout.head_dim);
+}
+
+}  // namespace lexico::kernels::cuda

@@ -1,0 +1,117 @@
+// What SparseAttention computes in one wave of kernels, and where intermediate results lie.
+//
+// An item is (sequence, KV head, up to kLanes of its query heads). Its tokens are cut into tiles of
+// whole pages, about kTileTokens; a tile is scored by one warp, and everything that is summed over
+// the tokens of more than one tile is summed either over tiles in a fixed order or in integers. So
+// how tiles are spread over thread blocks changes no bit, and may follow from the whole batch.
+//
+// A wave takes as many sequences as fit into the workspace; a sequence that does not fit alone is
+// taken some items at a time, one at least: 4 * kLanes bytes a token (2 MiB at 131,072 tokens) and
+// about 12 bytes a lane and atom.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "kernels/api/sparse_attention.h"
+#include "kernels/cuda/gpu.h"
+
+namespace lexico::kernels::cuda {
+
+inline constexpr int kLanesMax = 4;
+inline constexpr int kTileTokens = 128;
+inline constexpr int kRangeAtoms = 128;     // of D_v multiplied by one block
+inline constexpr int kWaveSequences = 128;  // the plan is a kernel's argument: at most 4 KiB
+
+// The softmax of one query head so far. A part without tokens: max -inf, sum 0.
+struct HeadSums {
+  float max;
+  float sum;
+};
+
+// A kernel's argument.
+struct SparsePlan {
+  int n_seqs;
+  int n_items;         // of each sequence in this wave
+  int first_item;      // of the sequence
+  int items_per_head;  // of one KV head
+  int group;           // query heads of a KV head
+  int64_t first_seq;   // of the batch
+  int page_tokens;
+  int tile_pages;
+  int tiles_per_block;  // at most; a block takes tiles of one item
+  // Of sequence q of the wave: pages from page_begin[q] to page_begin[q + 1], likewise tiles of one
+  // item, and blocks of all items.
+  int64_t page_begin[kWaveSequences + 1];
+  int tile_begin[kWaveSequences + 1];
+  int block_begin[kWaveSequences + 1];
+
+  __host__ __device__ int n_blocks() const { return block_begin[n_seqs]; }
+  __host__ __device__ int n_wave_items() const { return n_seqs * n_items; }
+  __host__ __device__ int n_tiles(int seq) const { return tile_begin[seq + 1] - tile_begin[seq]; }
+  __host__ __device__ int64_t n_tokens(int seq) const {
+    return (page_begin[seq + 1] - page_begin[seq]) * page_tokens;
+  }
+  // Places in arrays over (sequence, item, tile) and (sequence, item, token).
+  __host__ __device__ int64_t FirstTile(int seq, int item) const {
+    return static_cast<int64_t>(tile_begin[seq]) * n_items +
+           static_cast<int64_t>(item) * n_tiles(seq);
+  }
+  __host__ __device__ int64_t FirstToken(int seq, int item) const {
+    return (page_begin[seq] - page_begin[0]) * page_tokens * n_items + item * n_tokens(seq);
+  }
+  __host__ __device__ int KvHead(int item) const { return (first_item + item) / items_per_head; }
+  // The item's first query head and how many of its lanes are heads.
+  __host__ __device__ int FirstHead(int item, int lanes) const {
+    return KvHead(item) * group + (first_item + item) % items_per_head * lanes;
+  }
+  __host__ __device__ int NumHeads(int item, int lanes) const {
+    const int rest = group - (first_item + item) % items_per_head * lanes;
+    return rest < lanes ? rest : lanes;
+  }
+};
+
+// Arrays in the workspace; lanes innermost, so that what belongs to one code lies side by side.
+struct SparseArrays {
+  float* tables;       // [n_wave_items, n_atoms_k, lanes]   scale * <q, d_k>
+  float* scores;       // [tokens of all items, lanes]
+  HeadSums* tiles;     // [tiles of all items, lanes]
+  uint32_t* coef_max;  // [tiles of all items]               largest code of |coef_v|
+  int32_t* z;          // [n_wave_items, n_atoms_v, lanes]   fixed point
+  HeadSums* heads;     // [n_wave_items, lanes]
+  float* units;        // [n_wave_items, lanes]              what 1 in z stands for
+  float* partial;      // [n_ranges, n_wave_items, lanes, head_dim]
+
+  SparseArrays(WorkspaceCutter& cutter, int64_t n_items, int64_t n_tiles, int64_t n_tokens,
+               int lanes, int n_atoms_k, int n_atoms_v, int head_dim);
+};
+
+class SparsePlanner {
+ public:
+  // REQUIRES: args outlives the planner
+  SparsePlanner(const SparseAttentionArgs& args, int lanes, int n_multiprocessors,
+                size_t workspace_bytes);
+
+  // The next wave; false when there is none.
+  bool Next(SparsePlan& plan);
+  SparseArrays Arrays(const SparsePlan& plan, char* workspace) const;
+
+ private:
+  int64_t TilesOf(int64_t seq) const;
+  size_t BytesFor(int64_t n_items, int64_t n_tiles, int64_t n_tokens) const;
+  void TakeSequences(SparsePlan& plan);
+  void SpreadTiles(SparsePlan& plan) const;
+
+  const SparseAttentionArgs& args_;
+  const int lanes_;
+  const int n_multiprocessors_;
+  const size_t workspace_bytes_;
+  const int items_per_head_;
+  const int items_per_seq_;
+  const int tile_pages_;
+  int64_t next_seq_ = 0;
+  int next_item_ = 0;
+};
+
+}  // namespace lexico::kernels::cuda

@@ -1,0 +1,140 @@
+#include "tests/kernels/device_ops.h"
+
+#include <list>
+#include <utility>
+#include <vector>
+
+#include "kernels/api/device_buffer.h"
+#include "kernels/cpu/dictionary.h"
+#include "proto/base/check.h"
+
+namespace lexico::tests {
+namespace {
+
+using kernels::DeviceBuffer;
+using kernels::DeviceKind;
+using kernels::MutableTensorView;
+using kernels::PreparedDictionary;
+using kernels::Stream;
+using kernels::TensorView;
+
+// What a test's arguments become on the device of a stream, for one op.
+class OnDevice {
+ public:
+  explicit OnDevice(const Stream& stream) : stream_(stream) {}
+
+  TensorView Input(const TensorView& host) {
+    TensorView view = host;
+    view.data = Copy(host.data, host.size_bytes());
+    return view;
+  }
+  MutableTensorView Output(const MutableTensorView& host) {
+    MutableTensorView view = host;
+    view.data = Copy(host.data, host.size_bytes());
+    outputs_.push_back({&buffers_.back(), host});
+    return view;
+  }
+  // An array of pages, each aligned as a pool aligns them.
+  const uint8_t* const* Pages(const uint8_t* const* pages, int64_t n, size_t page_bytes) {
+    std::vector<const void*> addresses;
+    for (int64_t i = 0; i < n; ++i) addresses.push_back(Copy(pages[i], page_bytes));
+    return static_cast<const uint8_t* const*>(
+        Copy(addresses.data(), addresses.size() * sizeof(void*)));
+  }
+  const PreparedDictionary* Dictionary(const PreparedDictionary* dictionary) {
+    const kernels::cpu::Dictionary& host = kernels::cpu::AsCpu(*dictionary);
+    std::vector<float> rows;
+    for (int a = 0; a < host.n_atoms(); ++a) {
+      rows.insert(rows.end(), host.row(a), host.row(a) + host.head_dim());
+    }
+    const auto prepared = kernels::PrepareDictionary(
+        TensorView(rows.data(), {host.n_atoms(), host.head_dim()}), stream_);
+    LEXICO_CHECK(prepared.ok());
+    return dictionaries_.emplace_back(*prepared).get();
+  }
+
+  void CopyOutputsBack() {
+    for (const auto& [buffer, host] : outputs_) {
+      buffer->CopyTo(const_cast<void*>(host.data), host.size_bytes());
+    }
+  }
+
+ private:
+  void* Copy(const void* host, size_t bytes) {
+    auto buffer = DeviceBuffer::Allocate(bytes, stream_);
+    LEXICO_CHECK(buffer.ok());
+    buffer->CopyFrom(host, bytes);
+    return buffers_.emplace_back(*std::move(buffer)).as<void>();
+  }
+
+  const Stream& stream_;
+  std::list<DeviceBuffer> buffers_;
+  std::vector<std::pair<const DeviceBuffer*, MutableTensorView>> outputs_;
+  std::vector<std::shared_ptr<const PreparedDictionary>> dictionaries_;
+};
+
+// Opened once: a context takes a second.
+const absl::StatusOr<Stream>& GpuStream() {
+  static const absl::StatusOr<Stream> stream = Stream::Cuda({});
+  return stream;
+}
+
+}  // namespace
+
+void DeviceOps::SparseAttention(const kernels::SparseAttentionArgs& args) const {
+  if (stream_.kind() == DeviceKind::kCpu) return kernels::SparseAttention(args, stream_);
+  OnDevice device(stream_);
+  kernels::SparseAttentionArgs there = args;
+  there.q = device.Input(args.q);
+  there.pages =
+      device.Pages(args.pages, args.page_begin[args.q.dim(0)], args.layout.payload_bytes());
+  there.dictionary_k = device.Dictionary(args.dictionary_k);
+  there.dictionary_v = device.Dictionary(args.dictionary_v);
+  there.out = device.Output(args.out);
+  there.max_score = device.Output(args.max_score);
+  there.sum_exp = device.Output(args.sum_exp);
+  kernels::SparseAttention(there, stream_);
+  device.CopyOutputsBack();
+}
+
+void DeviceOps::Reconstruct(const kernels::ReconstructArgs& args) const {
+  if (stream_.kind() == DeviceKind::kCpu) return kernels::Reconstruct(args, stream_);
+  OnDevice device(stream_);
+  kernels::ReconstructArgs there = args;
+  there.pages = device.Pages(args.pages, args.n_pages, args.layout.payload_bytes());
+  there.dictionary = device.Dictionary(args.dictionary);
+  there.out = device.Output(args.out);
+  kernels::Reconstruct(there, stream_);
+  device.CopyOutputsBack();
+}
+
+void DeviceOps::MergePartials(std::span<const kernels::AttentionPart> parts,
+                              const MutableTensorView& out) const {
+  if (stream_.kind() == DeviceKind::kCpu) return kernels::MergePartials(parts, out, stream_);
+  OnDevice device(stream_);
+  const MutableTensorView out_there = device.Output(out);
+  std::vector<kernels::AttentionPart> there;
+  for (const kernels::AttentionPart& part : parts) {
+    // A part that is the output stays so.
+    there.push_back({part.out.data == out.data ? TensorView(out_there) : device.Input(part.out),
+                     device.Input(part.max_score), device.Input(part.sum_exp)});
+  }
+  kernels::MergePartials(there, out_there, stream_);
+  device.CopyOutputsBack();
+}
+
+void DeviceTest::SetUp() {
+  if (on_gpu() && !GpuStream().ok()) GTEST_SKIP() << GpuStream().status().message();
+}
+
+DeviceOps DeviceTest::OpsWithWorkspace(size_t bytes) {
+  auto stream = Stream::Cuda({.workspace_bytes = bytes});
+  LEXICO_CHECK(stream.ok());
+  return DeviceOps(*stream);
+}
+
+Stream DeviceTest::StreamOf(int threads) const {
+  return on_gpu() ? *GpuStream() : Stream::Cpu(threads);
+}
+
+}  // namespace lexico::tests
