@@ -53,7 +53,7 @@ struct OmpEncodeArgs {
   MutableTensorView atoms;          // [n_vectors, sparsity]           U16
   MutableTensorView coefs;          // [n_vectors, sparsity]           U8, FP8 E4M3
   MutableTensorView rel_error;      // [n_vectors]                     F32
-  int64_t* n_non_finite = nullptr;  // added to; may be null
+  int64_t* n_non_finite = nullptr;  // added to; may be null; on a GPU in its memory
 };
 
 // Deterministic: the same bits for the same x whatever the batch around it and the number of

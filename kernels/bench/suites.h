@@ -8,6 +8,7 @@ namespace lexico::kernels::bench {
 void DenseAttentionSuite(Bench& bench);
 void ElementwiseSuite(Bench& bench);
 void MatMulSuite(Bench& bench);
+void OmpEncodeGpuSuite(Bench& bench);
 void OmpEncodeSuite(Bench& bench);
 void PrefillAttentionSuite(Bench& bench);
 void SparseAttentionGpuSuite(Bench& bench);
@@ -20,7 +21,7 @@ struct Suite {
 };
 
 inline constexpr Suite kSuites[] = {
-    {"omp_encode", OmpEncodeSuite, nullptr},
+    {"omp_encode", OmpEncodeSuite, OmpEncodeGpuSuite},
     {"sparse_attention", SparseAttentionSuite, SparseAttentionGpuSuite},
     {"matmul", MatMulSuite, nullptr},
     {"dense_attention", DenseAttentionSuite, nullptr},

@@ -3,6 +3,7 @@
 #include "kernels/cuda/ceilings.h"
 #include "kernels/cuda/dictionary.h"
 #include "kernels/cuda/merge_partials.h"
+#include "kernels/cuda/omp_encode.h"
 #include "kernels/cuda/open_device.h"
 #include "kernels/cuda/reconstruct.h"
 #include "kernels/cuda/sparse_attention.h"
@@ -25,6 +26,8 @@ void MergePartials(std::span<const AttentionPart> parts, MutableTensorView out,
                    const Stream& stream) {
   LEXICO_UNREACHABLE();
 }
+
+void OmpEncode(const OmpEncodeArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
 
 void Reconstruct(const ReconstructArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
 

@@ -78,23 +78,25 @@ __device__ inline void LoadWords(const void* from, uint32_t (&words)[(kBytes + 3
   }
 }
 
+// A run as it was loaded; codes are taken out where they are used, so that a run which is loaded
+// ahead takes few registers.
 template <int kRun>
 struct CodeRun {
-  uint32_t atoms[kRun];
-  float coefs[kRun];
+  uint32_t atom_words[(2 * kRun + 3) / 4];
+  uint32_t coef_words[(kRun + 3) / 4];
 
-  __device__ CodeRun(const uint16_t* atoms_from, const uint8_t* coefs_from) {
-    uint32_t atom_words[(2 * kRun + 3) / 4];
-    uint32_t coef_words[(kRun + 3) / 4];
-    LoadWords<2 * kRun>(atoms_from, atom_words);
-    LoadWords<kRun>(coefs_from, coef_words);
-#pragma unroll
-    for (int i = 0; i < kRun; ++i) atoms[i] = atom_words[i / 2] >> (16 * (i % 2)) & 0xffffu;
+  __device__ void Load(const uint16_t* atoms, const uint8_t* coefs) {
+    LoadWords<2 * kRun>(atoms, atom_words);
+    LoadWords<kRun>(coefs, coef_words);
+  }
+  // Calls body(atom, coefficient) for each code, in order.
+  template <typename Body>
+  __device__ void ForEach(const Body& body) const {
 #pragma unroll
     for (int i = 0; i < kRun; i += 2) {
       const float2 pair = E4m3PairToFloat(coef_words[i / 4] >> (8 * (i % 4)) & 0xffffu);
-      coefs[i] = pair.x;
-      if (i + 1 < kRun) coefs[i + 1] = pair.y;
+      body(atom_words[i / 2] & 0xffffu, pair.x);
+      if (i + 1 < kRun) body(atom_words[i / 2] >> 16, pair.y);
     }
   }
 };

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdint>
 #include <string>
 
 #include "kernels/api/device.h"
@@ -51,6 +52,8 @@ class Gpu final : public Device {
   char* workspace_ = nullptr;
   size_t workspace_bytes_ = 0;
 };
+
+inline constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The GPU behind a stream. REQUIRES: stream.kind() == DeviceKind::kCuda
 const Gpu& GpuOf(const Stream& stream);

@@ -56,8 +56,7 @@ void MergePartials(std::span<const AttentionPart> parts, MutableTensorView out,
                          parts[p].sum_exp.as<float>()};
   }
   const int64_t n = out.size();
-  Launch(GpuOf(stream), MergeKernel,
-         {"MergePartials", dim3(static_cast<unsigned>((n + kThreads - 1) / kThreads)), kThreads},
+  Launch(GpuOf(stream), MergeKernel, {"MergePartials", dim3(CeilDiv(n, kThreads)), kThreads},
          arguments, n, static_cast<int>(out.dim(2)), out.as_mutable<float>());
 }
 

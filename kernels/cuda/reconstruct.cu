@@ -1,11 +1,13 @@
 // One warp a vector: a lane holds 4 consecutive components, twice for head_dim over 128, and adds
 // the atoms in stored order with one multiply-add each. All lanes read the same code, which is one
 // transaction; atom rows come from L2. No shared memory, no barriers; deterministic. Bound by the
-// 4 * sparsity * head_dim bytes of rows a vector out of L2 and the 4 * head_dim written.
+// 4 * sparsity * head_dim bytes of rows a vector out of L2 and the 4 * head_dim written. Its speed
+// was not measured yet.
 #include "kernels/cuda/codes.cuh"
 #include "kernels/cuda/dictionary.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/reconstruct.h"
+#include "kernels/cuda/warp.cuh"
 #include "proto/base/limits.h"
 
 namespace lexico::kernels::cuda {
@@ -13,21 +15,14 @@ namespace {
 
 constexpr int kWarps = 8;
 constexpr int kLaneComponents = 4;
-constexpr int kRunsMax = base::kHeadDimMax / (32 * kLaneComponents);
-
-__device__ void AddScaled(float c, const float4& row, float4& sum) {
-  sum.x = fmaf(c, row.x, sum.x);
-  sum.y = fmaf(c, row.y, sum.y);
-  sum.z = fmaf(c, row.z, sum.z);
-  sum.w = fmaf(c, row.w, sum.w);
-}
+constexpr int kRunsMax = base::kHeadDimMax / (kWarp * kLaneComponents);
 
 __global__ void ReconstructKernel(const __grid_constant__ CodePages codes, const float* rows,
                                   int row_stride, int n_kv_heads, int head_dim, int64_t n_vectors,
                                   float* out) {
-  const int64_t vector = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  const int64_t vector = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
   if (vector >= n_vectors) return;
-  const int lane = threadIdx.x % 32;
+  const int lane = threadIdx.x % kWarp;
   const int64_t token = vector / n_kv_heads;
   const int kv_head = static_cast<int>(vector % n_kv_heads);
   const uint8_t* page = codes.pages[token / codes.page_tokens];
@@ -41,14 +36,14 @@ __global__ void ReconstructKernel(const __grid_constant__ CodePages codes, const
     const float* row = rows + static_cast<int64_t>(atoms[j]) * row_stride;
 #pragma unroll
     for (int r = 0; r < kRunsMax; ++r) {
-      const int i = (r * 32 + lane) * kLaneComponents;
+      const int i = (r * kWarp + lane) * kLaneComponents;
       if (i < row_stride) AddScaled(c, *reinterpret_cast<const float4*>(row + i), sum[r]);
     }
   }
   float* to = out + vector * head_dim;
 #pragma unroll
   for (int r = 0; r < kRunsMax; ++r) {
-    const int i = (r * 32 + lane) * kLaneComponents;
+    const int i = (r * kWarp + lane) * kLaneComponents;
     const float values[] = {sum[r].x, sum[r].y, sum[r].z, sum[r].w};
 #pragma unroll
     for (int n = 0; n < kLaneComponents; ++n) {
@@ -62,11 +57,10 @@ __global__ void ReconstructKernel(const __grid_constant__ CodePages codes, const
 void Reconstruct(const ReconstructArgs& args, const Stream& stream) {
   const Dictionary& dictionary = AsCuda(*args.dictionary);
   const int64_t n_vectors = args.n_pages * args.layout.page_tokens * args.layout.n_kv_heads;
-  Launch(
-      GpuOf(stream), ReconstructKernel,
-      {"Reconstruct", dim3(static_cast<unsigned>((n_vectors + kWarps - 1) / kWarps)), 32 * kWarps},
-      CodePages(args.pages, args.layout, args.value), dictionary.rows(), dictionary.row_stride(),
-      args.layout.n_kv_heads, args.layout.head_dim, n_vectors, args.out.as_mutable<float>());
+  Launch(GpuOf(stream), ReconstructKernel,
+         {"Reconstruct", dim3(CeilDiv(n_vectors, kWarps)), kWarp * kWarps},
+         CodePages(args.pages, args.layout, args.value), dictionary.rows(), dictionary.row_stride(),
+         args.layout.n_kv_heads, args.layout.head_dim, n_vectors, args.out.as_mutable<float>());
 }
 
 }  // namespace lexico::kernels::cuda

@@ -8,11 +8,12 @@
 namespace lexico::kernels::cuda {
 namespace {
 
-// A block's fixed work (its table or its sums, 64 KiB at 4096 atoms and 4 heads) in tiles.
-constexpr int64_t kBlockFixedTiles = 4;
+// A block's fixed work (its table or its sums, 64 KiB at 4096 atoms and 4 heads), in tokens.
+constexpr int64_t kBlockFixedTokens = 512;
 constexpr int kRoundsMax = 4;
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+// Shares of 16/16, 17/16, ... of an even one are tried.
+constexpr int kSlackUnit = 16;
+constexpr int kSlackMax = 5;
 
 }  // namespace
 
@@ -34,11 +35,18 @@ SparsePlanner::SparsePlanner(const SparseAttentionArgs& args, int lanes, int n_m
       n_multiprocessors_(n_multiprocessors),
       workspace_bytes_(workspace_bytes),
       items_per_head_(static_cast<int>(CeilDiv(args.q.dim(1) / args.layout.n_kv_heads, lanes))),
-      items_per_seq_(items_per_head_ * args.layout.n_kv_heads),
-      tile_pages_(std::max(1, kTileTokens / args.layout.page_tokens)) {}
+      items_per_seq_(items_per_head_ * args.layout.n_kv_heads) {}
+
+// Follows from the sequence alone, so that its results do.
+int SparsePlanner::TilePages(int64_t seq) const {
+  const int64_t n_pages = args_.page_begin[seq + 1] - args_.page_begin[seq];
+  int pages = std::clamp(kTileTokens / args_.layout.page_tokens, 1, kTilePagesMax);
+  while (pages * 2 <= kTilePagesMax && CeilDiv(n_pages, pages) > kTilesWanted) pages *= 2;
+  return pages;
+}
 
 int64_t SparsePlanner::TilesOf(int64_t seq) const {
-  return CeilDiv(args_.page_begin[seq + 1] - args_.page_begin[seq], tile_pages_);
+  return CeilDiv(args_.page_begin[seq + 1] - args_.page_begin[seq], TilePages(seq));
 }
 
 size_t SparsePlanner::BytesFor(int64_t n_items, int64_t n_tiles, int64_t n_tokens) const {
@@ -55,9 +63,8 @@ bool SparsePlanner::Next(SparsePlan& plan) {
   plan.items_per_head = items_per_head_;
   plan.group = static_cast<int>(args_.q.dim(1)) / args_.layout.n_kv_heads;
   plan.page_tokens = args_.layout.page_tokens;
-  plan.tile_pages = tile_pages_;
   TakeSequences(plan);
-  SpreadTiles(plan);
+  SpreadPages(plan);
   return true;
 }
 
@@ -84,6 +91,7 @@ void SparsePlanner::TakeSequences(SparsePlan& plan) {
         LEXICO_CHECK_LE(BytesFor(1, n_tiles, n_tokens), workspace_bytes_);
       }
     }
+    plan.tile_pages[plan.n_seqs] = TilePages(next_seq_);
     plan.n_seqs += 1;
     plan.page_begin[plan.n_seqs] = args_.page_begin[next_seq_ + 1];
     plan.tile_begin[plan.n_seqs] = static_cast<int>(n_tiles);
@@ -98,34 +106,35 @@ void SparsePlanner::TakeSequences(SparsePlan& plan) {
   }
 }
 
-// Chooses tiles_per_block so that the rounds in which the multiprocessors take blocks are few and
+// Chooses pages_per_block so that the rounds in which the multiprocessors take blocks are few and
 // full.
-void SparsePlanner::SpreadTiles(SparsePlan& plan) const {
-  const auto blocks_of = [&](int seq, int64_t tiles_per_block) {
-    return CeilDiv(plan.n_tiles(seq), tiles_per_block) * plan.n_items;
+void SparsePlanner::SpreadPages(SparsePlan& plan) const {
+  const auto blocks_of = [&](int seq) {
+    return CeilDiv(plan.n_tiles(seq), plan.TilesPerBlock(seq)) * plan.n_items;
   };
-  const int64_t n_tiles = static_cast<int64_t>(plan.tile_begin[plan.n_seqs]) * plan.n_items;
+  const int64_t n_pages = (plan.page_begin[plan.n_seqs] - plan.page_begin[0]) * plan.n_items;
+  const int64_t fixed_pages = CeilDiv(kBlockFixedTokens, plan.page_tokens);
   int64_t best_cost = std::numeric_limits<int64_t>::max();
+  int best = 1;
   for (int rounds = 1; rounds <= kRoundsMax; ++rounds) {
-    for (int slack = 0; slack < 4; ++slack) {
-      // Items end with blocks that are not full: a little more than an even share each.
-      const int64_t tiles_per_block =
-          CeilDiv(n_tiles * (16 + slack), int64_t{16} * n_multiprocessors_ * rounds) + slack;
-      if (tiles_per_block < 1) continue;
+    for (int slack = 0; slack < kSlackMax; ++slack) {
+      // An item's last block is not full: the others take a little more than an even share.
+      plan.pages_per_block = static_cast<int>(std::max<int64_t>(
+          1, CeilDiv(n_pages * (kSlackUnit + slack),
+                     static_cast<int64_t>(kSlackUnit) * n_multiprocessors_ * rounds)));
       int64_t n_blocks = 0;
-      for (int q = 0; q < plan.n_seqs; ++q) n_blocks += blocks_of(q, tiles_per_block);
+      for (int q = 0; q < plan.n_seqs; ++q) n_blocks += blocks_of(q);
       const int64_t cost =
-          CeilDiv(n_blocks, n_multiprocessors_) * (tiles_per_block + kBlockFixedTiles);
+          CeilDiv(n_blocks, n_multiprocessors_) * (plan.pages_per_block + fixed_pages);
       if (cost >= best_cost) continue;
       best_cost = cost;
-      plan.tiles_per_block = static_cast<int>(tiles_per_block);
+      best = plan.pages_per_block;
     }
   }
-  if (n_tiles == 0) plan.tiles_per_block = 1;
+  plan.pages_per_block = best;
   plan.block_begin[0] = 0;
   for (int q = 0; q < plan.n_seqs; ++q) {
-    plan.block_begin[q + 1] =
-        plan.block_begin[q] + static_cast<int>(blocks_of(q, plan.tiles_per_block));
+    plan.block_begin[q + 1] = plan.block_begin[q] + static_cast<int>(blocks_of(q));
   }
 }
 

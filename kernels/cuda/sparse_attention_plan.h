@@ -1,9 +1,10 @@
 // What SparseAttention computes in one wave of kernels, and where intermediate results lie.
 //
 // An item is (sequence, KV head, up to kLanes of its query heads). Its tokens are cut into tiles of
-// whole pages, about kTileTokens; a tile is scored by one warp, and everything that is summed over
-// the tokens of more than one tile is summed either over tiles in a fixed order or in integers. So
-// how tiles are spread over thread blocks changes no bit, and may follow from the whole batch.
+// whole pages, of kTileTokens or more as the sequence's length demands; a tile is scored by one
+// warp, and everything that is summed over the tokens of more than one tile is summed either over
+// tiles in a fixed order or in integers. So how tiles are spread over thread blocks changes no bit,
+// and may follow from the whole batch.
 //
 // A wave takes as many sequences as fit into the workspace; a sequence that does not fit alone is
 // taken some items at a time, one at least: 4 * kLanes bytes a token (2 MiB at 131,072 tokens) and
@@ -20,7 +21,9 @@
 namespace lexico::kernels::cuda {
 
 inline constexpr int kLanesMax = 4;
-inline constexpr int kTileTokens = 128;
+inline constexpr int kTileTokens = 32;      // a token a lane, where there are enough warps
+inline constexpr int kTilesWanted = 512;    // of one item: longer sequences have larger tiles
+inline constexpr int kTilePagesMax = 32;    // a lane of the warp holds the address of one
 inline constexpr int kRangeAtoms = 128;     // of D_v multiplied by one block
 inline constexpr int kWaveSequences = 128;  // the plan is a kernel's argument: at most 4 KiB
 
@@ -39,17 +42,20 @@ struct SparsePlan {
   int group;           // query heads of a KV head
   int64_t first_seq;   // of the batch
   int page_tokens;
-  int tile_pages;
-  int tiles_per_block;  // at most; a block takes tiles of one item
+  int pages_per_block;  // about; a block takes whole tiles of one item
   // Of sequence q of the wave: pages from page_begin[q] to page_begin[q + 1], likewise tiles of one
   // item, and blocks of all items.
   int64_t page_begin[kWaveSequences + 1];
   int tile_begin[kWaveSequences + 1];
+  int tile_pages[kWaveSequences];
   int block_begin[kWaveSequences + 1];
 
   __host__ __device__ int n_blocks() const { return block_begin[n_seqs]; }
   __host__ __device__ int n_wave_items() const { return n_seqs * n_items; }
   __host__ __device__ int n_tiles(int seq) const { return tile_begin[seq + 1] - tile_begin[seq]; }
+  __host__ __device__ int TilesPerBlock(int seq) const {
+    return (pages_per_block + tile_pages[seq] - 1) / tile_pages[seq];
+  }
   __host__ __device__ int64_t n_tokens(int seq) const {
     return (page_begin[seq + 1] - page_begin[seq]) * page_tokens;
   }
@@ -98,10 +104,11 @@ class SparsePlanner {
   SparseArrays Arrays(const SparsePlan& plan, char* workspace) const;
 
  private:
+  int TilePages(int64_t seq) const;
   int64_t TilesOf(int64_t seq) const;
   size_t BytesFor(int64_t n_items, int64_t n_tiles, int64_t n_tokens) const;
   void TakeSequences(SparsePlan& plan);
-  void SpreadTiles(SparsePlan& plan) const;
+  void SpreadPages(SparsePlan& plan) const;
 
   const SparseAttentionArgs& args_;
   const int lanes_;
@@ -109,7 +116,6 @@ class SparsePlanner {
   const size_t workspace_bytes_;
   const int items_per_head_;
   const int items_per_seq_;
-  const int tile_pages_;
   int64_t next_seq_ = 0;
   int next_item_ = 0;
 };

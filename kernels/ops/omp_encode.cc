@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "kernels/cpu/omp_encode.h"
+#include "kernels/cuda/omp_encode.h"
 #include "proto/base/limits.h"
 
 namespace lexico::kernels {
@@ -35,7 +36,7 @@ void OmpEncode(const OmpEncodeArgs& args, const Stream& stream) {
     case DeviceKind::kCpu:
       return cpu::OmpEncode(args, stream);
     case DeviceKind::kCuda:
-      break;
+      return cuda::OmpEncode(args, stream);
   }
   LEXICO_UNREACHABLE();
 }

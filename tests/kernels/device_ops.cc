@@ -34,6 +34,12 @@ class OnDevice {
     outputs_.push_back({&buffers_.back(), host});
     return view;
   }
+  int64_t* Counter(int64_t* host) {
+    if (host == nullptr) return nullptr;
+    auto* there = static_cast<int64_t*>(Copy(host, sizeof(*host)));
+    counters_.push_back({&buffers_.back(), host});
+    return there;
+  }
   // An array of pages, each aligned as a pool aligns them.
   const uint8_t* const* Pages(const uint8_t* const* pages, int64_t n, size_t page_bytes) {
     std::vector<const void*> addresses;
@@ -54,6 +60,7 @@ class OnDevice {
   }
 
   void CopyOutputsBack() {
+    for (const auto& [buffer, host] : counters_) buffer->CopyTo(host, sizeof(*host));
     for (const auto& [buffer, host] : outputs_) {
       buffer->CopyTo(const_cast<void*>(host.data), host.size_bytes());
     }
@@ -70,6 +77,7 @@ class OnDevice {
   const Stream& stream_;
   std::list<DeviceBuffer> buffers_;
   std::vector<std::pair<const DeviceBuffer*, MutableTensorView>> outputs_;
+  std::vector<std::pair<const DeviceBuffer*, int64_t*>> counters_;
   std::vector<std::shared_ptr<const PreparedDictionary>> dictionaries_;
 };
 
@@ -105,6 +113,20 @@ void DeviceOps::Reconstruct(const kernels::ReconstructArgs& args) const {
   there.dictionary = device.Dictionary(args.dictionary);
   there.out = device.Output(args.out);
   kernels::Reconstruct(there, stream_);
+  device.CopyOutputsBack();
+}
+
+void DeviceOps::OmpEncode(const kernels::OmpEncodeArgs& args) const {
+  if (stream_.kind() == DeviceKind::kCpu) return kernels::OmpEncode(args, stream_);
+  OnDevice device(stream_);
+  kernels::OmpEncodeArgs there = args;
+  there.x = device.Input(args.x);
+  there.dictionary = device.Dictionary(args.dictionary);
+  there.atoms = device.Output(args.atoms);
+  there.coefs = device.Output(args.coefs);
+  there.rel_error = device.Output(args.rel_error);
+  there.n_non_finite = device.Counter(args.n_non_finite);
+  kernels::OmpEncode(there, stream_);
   device.CopyOutputsBack();
 }
 

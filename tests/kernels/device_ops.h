@@ -28,6 +28,7 @@ class DeviceOps {
   // As the ops of the same names. Dictionaries are those of the CPU (code_fixtures.h).
   void SparseAttention(const kernels::SparseAttentionArgs& args) const;
   void Reconstruct(const kernels::ReconstructArgs& args) const;
+  void OmpEncode(const kernels::OmpEncodeArgs& args) const;
   void MergePartials(std::span<const kernels::AttentionPart> parts,
                      const kernels::MutableTensorView& out) const;
 
@@ -40,6 +41,7 @@ class DeviceTest : public testing::TestWithParam<kernels::DeviceKind> {
  protected:
   void SetUp() override;
   DeviceOps Ops(int threads = 1) const { return DeviceOps(StreamOf(threads)); }
+  kernels::Stream stream() const { return StreamOf(1); }
   bool on_gpu() const { return GetParam() == kernels::DeviceKind::kCuda; }
   // A GPU's stream whose ops find that much workspace; the CPU's has no workspace.
   static DeviceOps OpsWithWorkspace(size_t bytes);

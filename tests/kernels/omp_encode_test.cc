@@ -14,6 +14,7 @@
 
 #include "kernels/cpu/omp_encode_definition.h"
 #include "tests/kernels/code_fixtures.h"
+#include "tests/kernels/device_ops.h"
 #include "tests/support/compare.h"
 
 namespace lexico::kernels {
@@ -66,15 +67,6 @@ OmpEncodeArgs ArgsFor(const std::vector<float>& x, const PreparedDictionary& dic
   return args;
 }
 
-Codes Encode(const std::vector<float>& x, const PreparedDictionary& dictionary, int sparsity,
-             float error_threshold = 0, int threads = 1) {
-  Codes codes;
-  OmpEncodeArgs args = ArgsFor(x, dictionary, sparsity, codes);
-  args.error_threshold = error_threshold;
-  OmpEncode(args, Stream::Cpu(threads));
-  return codes;
-}
-
 void ExpectSameBits(const Codes& a, const Codes& b) {
   ASSERT_EQ(a.n_vectors(), b.n_vectors());
   EXPECT_EQ(a.atoms, b.atoms);
@@ -98,45 +90,58 @@ std::vector<float> NoisyCombinations(const std::vector<float>& atoms, int head_d
   return x;
 }
 
-// Compares with the definition, vector by vector, up to the first pick at which the definition's
-// best two differ by less than 1e-3: FP32 may take either there, and all that follows differs.
-// Returns the share of picks compared.
-double ExpectMatchesDefinition(const std::vector<float>& x, const PreparedDictionary& dictionary,
-                               int sparsity, float error_threshold = 0) {
-  const Codes codes = Encode(x, dictionary, sparsity, error_threshold);
-  const int head_dim = dictionary.head_dim();
-  int64_t compared = 0;
-  int64_t all = 0;
-  for (int64_t v = 0; v < codes.n_vectors(); ++v) {
-    SCOPED_TRACE(fmt::format("vector {}", v));
-    const definition::OmpPursuit pursuit =
-        definition::Pursue(x.data() + v * head_dim, dictionary, sparsity, error_threshold);
-    all += static_cast<int64_t>(pursuit.picks.size());
-    bool tie = false;
-    double norm = 0;
-    for (int i = 0; i < head_dim; ++i) norm += x[v * head_dim + i] * x[v * head_dim + i];
-    norm = std::sqrt(norm);
-    for (size_t j = 0; j < pursuit.picks.size() && !tie; ++j) {
-      const definition::OmpPick& pick = pursuit.picks[j];
-      tie = pick.score - pick.runner_up < 1e-3 * pick.score || pick.score < 1e-4 * norm;
-      if (tie) break;
-      EXPECT_EQ(codes.atoms[v * sparsity + j], pick.atom) << "pick " << j;
-      ++compared;
-    }
-    if (tie) continue;
-    for (size_t j = 0; j < pursuit.picks.size(); ++j) {
-      // One step of E4M3 apart at most: FP32 may fall on the other side of a rounding boundary.
-      const float stored = E4m3ToFloat(codes.coefs[v * sparsity + j]);
-      const float expected = static_cast<float>(pursuit.coefficients[j]);
-      EXPECT_NEAR(stored, std::clamp(expected, -448.0f, 448.0f),
-                  std::max(std::abs(expected) / 15.9f, 0x1p-10f))
-          << "coefficient " << j;
-    }
+class OmpEncodeTest : public tests::DeviceTest {
+ protected:
+  Codes Encode(const std::vector<float>& x, const PreparedDictionary& dictionary, int sparsity,
+               float error_threshold = 0, int threads = 1) const {
+    Codes codes;
+    OmpEncodeArgs args = ArgsFor(x, dictionary, sparsity, codes);
+    args.error_threshold = error_threshold;
+    Ops(threads).OmpEncode(args);
+    return codes;
   }
-  return all == 0 ? 1.0 : static_cast<double>(compared) / static_cast<double>(all);
-}
 
-TEST(OmpEncodeTest, MatchesDefinitionOnAllSmallShapes) {
+  // Compares with the definition, vector by vector, up to the first pick at which the definition's
+  // best two differ by less than 1e-3: FP32 may take either there, and all that follows differs.
+  // Returns the share of picks compared.
+  double ExpectMatchesDefinition(const std::vector<float>& x, const PreparedDictionary& dictionary,
+                                 int sparsity, float error_threshold = 0) const {
+    const Codes codes = Encode(x, dictionary, sparsity, error_threshold);
+    const int head_dim = dictionary.head_dim();
+    int64_t compared = 0;
+    int64_t all = 0;
+    for (int64_t v = 0; v < codes.n_vectors(); ++v) {
+      SCOPED_TRACE(fmt::format("vector {}", v));
+      const definition::OmpPursuit pursuit =
+          definition::Pursue(x.data() + v * head_dim, dictionary, sparsity, error_threshold);
+      all += static_cast<int64_t>(pursuit.picks.size());
+      bool tie = false;
+      double norm = 0;
+      for (int i = 0; i < head_dim; ++i) norm += x[v * head_dim + i] * x[v * head_dim + i];
+      norm = std::sqrt(norm);
+      for (size_t j = 0; j < pursuit.picks.size() && !tie; ++j) {
+        const definition::OmpPick& pick = pursuit.picks[j];
+        tie = pick.score - pick.runner_up < 1e-3 * pick.score || pick.score < 1e-4 * norm;
+        if (tie) break;
+        EXPECT_EQ(codes.atoms[v * sparsity + j], pick.atom) << "pick " << j;
+        ++compared;
+      }
+      if (tie) continue;
+      for (size_t j = 0; j < pursuit.picks.size(); ++j) {
+        // One step of E4M3 apart at most: FP32 may fall on the other side of a rounding boundary.
+        const float stored = E4m3ToFloat(codes.coefs[v * sparsity + j]);
+        const float expected = static_cast<float>(pursuit.coefficients[j]);
+        EXPECT_NEAR(stored, std::clamp(expected, -448.0f, 448.0f),
+                    std::max(std::abs(expected) / 15.9f, 0x1p-10f))
+            << "coefficient " << j;
+      }
+    }
+    return all == 0 ? 1.0 : static_cast<double>(compared) / static_cast<double>(all);
+  }
+};
+LEXICO_TEST_ON_ALL_DEVICES(OmpEncodeTest);
+
+TEST_P(OmpEncodeTest, MatchesDefinitionOnAllSmallShapes) {
   uint32_t seed = 1;
   for (const int head_dim : {4, 8, 15, 16, 40, 64, 96}) {
     for (const int n_atoms : {16, 33, 128, 300}) {
@@ -155,7 +160,7 @@ TEST(OmpEncodeTest, MatchesDefinitionOnAllSmallShapes) {
 
 // 1500 atoms: no Gram matrix is kept, and 20 vectors are too few to make one, so the direct search
 // runs.
-TEST(OmpEncodeTest, BothSearchesMatchDefinitionOnLargeDictionaries) {
+TEST_P(OmpEncodeTest, BothSearchesMatchDefinitionOnLargeDictionaries) {
   std::mt19937 random(11);
   const std::vector<float> atoms = RandomAtoms(1500, 64, random);
   const auto dictionary = Prepare(atoms, 64);
@@ -167,13 +172,13 @@ TEST(OmpEncodeTest, BothSearchesMatchDefinitionOnLargeDictionaries) {
   EXPECT_GT(ExpectMatchesDefinition(many, *with_gram, 24), 0.7);
 }
 
-TEST(OmpEncodeTest, RandomVectorsMatchDefinition) {
+TEST_P(OmpEncodeTest, RandomVectorsMatchDefinition) {
   std::mt19937 random(12);
   const auto dictionary = RandomDictionary(512, 32, random);
   EXPECT_GT(ExpectMatchesDefinition(RandomNormal(20 * 32, random), *dictionary, 16), 0.8);
 }
 
-TEST(OmpEncodeTest, ErrorThresholdStopsEarly) {
+TEST_P(OmpEncodeTest, ErrorThresholdStopsEarly) {
   std::mt19937 random(13);
   const std::vector<float> atoms = RandomAtoms(256, 32, random);
   const auto dictionary = Prepare(atoms, 32);
@@ -187,7 +192,7 @@ TEST(OmpEncodeTest, ErrorThresholdStopsEarly) {
   }
 }
 
-TEST(OmpEncodeTest, RecoversTheSupportOfSparseVectors) {
+TEST_P(OmpEncodeTest, RecoversTheSupportOfSparseVectors) {
   std::mt19937 random(14);
   const std::vector<float> atoms = RandomAtoms(256, 128, random);
   std::vector<float> x(128, 0.0f);
@@ -203,7 +208,7 @@ TEST(OmpEncodeTest, RecoversTheSupportOfSparseVectors) {
   EXPECT_LT(codes.rel_error[0], 1e-6f);
 }
 
-TEST(OmpEncodeTest, ExactMultipleOfAnAtomTakesThatAtomOnly) {
+TEST_P(OmpEncodeTest, ExactMultipleOfAnAtomTakesThatAtomOnly) {
   std::mt19937 random(15);
   const std::vector<float> atoms = RandomAtoms(64, 16, random);
   std::vector<float> x;
@@ -218,7 +223,7 @@ TEST(OmpEncodeTest, ExactMultipleOfAnAtomTakesThatAtomOnly) {
   }
 }
 
-TEST(OmpEncodeTest, RelativeErrorIsThatOfTheStoredCode) {
+TEST_P(OmpEncodeTest, RelativeErrorIsThatOfTheStoredCode) {
   std::mt19937 random(16);
   const std::vector<float> atoms = RandomAtoms(128, 24, random);
   const std::vector<float> x = RandomNormal(10 * 24, random, 5);
@@ -239,7 +244,7 @@ TEST(OmpEncodeTest, RelativeErrorIsThatOfTheStoredCode) {
   }
 }
 
-TEST(OmpEncodeTest, ErrorFallsWithSparsity) {
+TEST_P(OmpEncodeTest, ErrorFallsWithSparsity) {
   std::mt19937 random(17);
   const auto dictionary = RandomDictionary(256, 64, random);
   const std::vector<float> x = RandomNormal(64 * 10, random, 20);
@@ -253,7 +258,7 @@ TEST(OmpEncodeTest, ErrorFallsWithSparsity) {
   }
 }
 
-TEST(OmpEncodeTest, NoAtomIsTakenTwice) {
+TEST_P(OmpEncodeTest, NoAtomIsTakenTwice) {
   std::mt19937 random(18);
   const auto dictionary = RandomDictionary(80, 64, random);
   const Codes codes = Encode(RandomNormal(64 * 20, random, 10), *dictionary, 64);
@@ -263,7 +268,7 @@ TEST(OmpEncodeTest, NoAtomIsTakenTwice) {
   }
 }
 
-TEST(OmpEncodeTest, ZeroVectorHasNoAtomsAndNoError) {
+TEST_P(OmpEncodeTest, ZeroVectorHasNoAtomsAndNoError) {
   std::mt19937 random(19);
   const Codes codes = Encode(std::vector<float>(16, 0.0f), *RandomDictionary(32, 16, random), 4);
   EXPECT_EQ(codes.atoms, std::vector<uint16_t>(4, 0));
@@ -272,7 +277,7 @@ TEST(OmpEncodeTest, ZeroVectorHasNoAtomsAndNoError) {
   EXPECT_EQ(codes.n_non_finite, 0);
 }
 
-TEST(OmpEncodeTest, NonFiniteVectorsAreCountedAndDoNotTouchTheirNeighbours) {
+TEST_P(OmpEncodeTest, NonFiniteVectorsAreCountedAndDoNotTouchTheirNeighbours) {
   std::mt19937 random(20);
   const auto dictionary = RandomDictionary(64, 16, random);
   const std::vector<float> clean = RandomNormal(16 * 6, random);
@@ -294,7 +299,7 @@ TEST(OmpEncodeTest, NonFiniteVectorsAreCountedAndDoNotTouchTheirNeighbours) {
   }
 }
 
-TEST(OmpEncodeTest, DuplicateAtomsAreSkippedAndTheFirstIsTaken) {
+TEST_P(OmpEncodeTest, DuplicateAtomsAreSkippedAndTheFirstIsTaken) {
   std::mt19937 random(21);
   std::vector<float> atoms = RandomAtoms(8, 16, random);
   // Atoms 8 .. 31 are copies of 0 .. 7, three times.
@@ -310,7 +315,7 @@ TEST(OmpEncodeTest, DuplicateAtomsAreSkippedAndTheFirstIsTaken) {
   }
 }
 
-TEST(OmpEncodeTest, NearlyParallelAtomsGiveFiniteCodes) {
+TEST_P(OmpEncodeTest, NearlyParallelAtomsGiveFiniteCodes) {
   std::mt19937 random(22);
   const std::vector<float> one = RandomAtoms(1, 32, random);
   std::vector<float> atoms;
@@ -322,7 +327,7 @@ TEST(OmpEncodeTest, NearlyParallelAtomsGiveFiniteCodes) {
   for (int64_t v = 0; v < 10; ++v) EXPECT_TRUE(std::isfinite(codes.rel_error[v])) << v;
 }
 
-TEST(OmpEncodeTest, SparsityBeyondTheRankStops) {
+TEST_P(OmpEncodeTest, SparsityBeyondTheRankStops) {
   std::mt19937 random(23);
   // 20 atoms within the first 3 of 16 dimensions.
   std::vector<float> atoms(20 * 16, 0.0f);
@@ -334,7 +339,7 @@ TEST(OmpEncodeTest, SparsityBeyondTheRankStops) {
   for (int64_t v = 0; v < 10; ++v) EXPECT_LE(codes.AtomsOf(v).size(), 3u) << v;
 }
 
-TEST(OmpEncodeTest, HugeMagnitudesSaturateAndTinyOnesVanish) {
+TEST_P(OmpEncodeTest, HugeMagnitudesSaturateAndTinyOnesVanish) {
   std::mt19937 random(24);
   const std::vector<float> atoms = RandomAtoms(32, 16, random);
   std::vector<float> x;
@@ -351,7 +356,7 @@ TEST(OmpEncodeTest, HugeMagnitudesSaturateAndTinyOnesVanish) {
   }
 }
 
-TEST(OmpEncodeTest, ScalingAVectorScalesItsCode) {
+TEST_P(OmpEncodeTest, ScalingAVectorScalesItsCode) {
   std::mt19937 random(25);
   const auto dictionary = RandomDictionary(256, 64, random);
   std::vector<float> x = RandomNormal(64 * 8, random);
@@ -369,7 +374,7 @@ TEST(OmpEncodeTest, ScalingAVectorScalesItsCode) {
 }
 
 // The same vector alone (direct search), among a few, and among many (Gram search).
-TEST(OmpEncodeTest, SameBitsWhateverTheBatchAndTheThreads) {
+TEST_P(OmpEncodeTest, SameBitsWhateverTheBatchAndTheThreads) {
   std::mt19937 random(26);
   const std::vector<float> atoms = RandomAtoms(1500, 48, random);
   const auto dictionary = Prepare(atoms, 48);
@@ -395,7 +400,7 @@ TEST(OmpEncodeTest, SameBitsWhateverTheBatchAndTheThreads) {
   }
 }
 
-TEST(OmpEncodeTest, SameBitsWithAndWithoutAKeptGramMatrix) {
+TEST_P(OmpEncodeTest, SameBitsWithAndWithoutAKeptGramMatrix) {
   std::mt19937 random(29);
   const std::vector<float> atoms = RandomAtoms(600, 40, random);
   const TensorView view(atoms.data(), {600, 40});
@@ -408,7 +413,7 @@ TEST(OmpEncodeTest, SameBitsWithAndWithoutAKeptGramMatrix) {
   }
 }
 
-TEST(OmpEncodeTest, ADictionaryForManyVectorsCodesFewToTheSameBits) {
+TEST_P(OmpEncodeTest, ADictionaryForManyVectorsCodesFewToTheSameBits) {
   std::mt19937 random(30);
   const std::vector<float> atoms = RandomAtoms(600, 40, random);
   const std::shared_ptr<const PreparedDictionary> own =
@@ -421,7 +426,7 @@ TEST(OmpEncodeTest, ADictionaryForManyVectorsCodesFewToTheSameBits) {
   ExpectSameBits(Encode(x, *many, 8), Encode(x, *own, 8));
 }
 
-TEST(OmpEncodeTest, EmptyBatchIsNothing) {
+TEST_P(OmpEncodeTest, EmptyBatchIsNothing) {
   std::mt19937 random(27);
   EXPECT_EQ(Encode({}, *RandomDictionary(16, 16, random), 4).n_vectors(), 0);
 }

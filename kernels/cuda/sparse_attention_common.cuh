@@ -1,0 +1,108 @@
+// What the kernels of SparseAttention share: the work of a block, the pages of a tile, a lane's way
+// through its tokens.
+#pragma once
+
+#include "kernels/cuda/codes.cuh"
+#include "kernels/cuda/sparse_attention_plan.h"
+#include "kernels/cuda/warp.cuh"
+
+namespace lexico::kernels::cuda {
+
+inline constexpr int kTileThreads = 1024;  // of ScoreKernel and ValueKernel
+
+// A number of each head of an item.
+template <int kLanes>
+struct alignas(4 * kLanes) Lanes {
+  float v[kLanes];
+};
+
+// The maximum of no scores: finite, so that differences need no special case.
+inline constexpr float kNoScore = -3.4e38f;
+
+// The softmax sums of what a lane has seen.
+template <int kLanes>
+struct OnlineSums {
+  float max[kLanes];
+  float sum[kLanes];
+
+  __device__ OnlineSums() {
+#pragma unroll
+    for (int g = 0; g < kLanes; ++g) max[g] = kNoScore, sum[g] = 0;
+  }
+  __device__ void Add(int g, const HeadSums& other) {
+    const float larger = fmaxf(max[g], other.max);
+    sum[g] = sum[g] * __expf(max[g] - larger) + other.sum * __expf(other.max - larger);
+    max[g] = larger;
+  }
+  // All lanes of a warp together; valid in all.
+  __device__ HeadSums OfWarp(int g) const {
+    const float warp_max = WarpMax(max[g]);
+    return {warp_max, WarpSum(sum[g] * __expf(max[g] - warp_max))};
+  }
+};
+
+// What a block of ScoreKernel and ValueKernel does: tiles [tile_begin, tile_end) of one item.
+struct BlockWork {
+  int seq;
+  int item;
+  int tile_begin;
+  int tile_end;
+
+  __device__ BlockWork(const SparsePlan& plan, int block) {
+    int low = 0;
+    int high = plan.n_seqs;  // the last sequence that begins at `block` or before is in [low, high)
+    while (high - low > 1) {
+      const int middle = (low + high) / 2;
+      (plan.block_begin[middle] <= block ? low : high) = middle;
+    }
+    seq = low;
+    const int n_tiles = plan.n_tiles(seq);
+    const int tiles_per_block = plan.TilesPerBlock(seq);
+    const int per_item = (n_tiles + tiles_per_block - 1) / tiles_per_block;
+    const int place = block - plan.block_begin[seq];
+    item = place / per_item;
+    tile_begin = place % per_item * tiles_per_block;
+    tile_end = min(tile_begin + tiles_per_block, n_tiles);
+  }
+  __device__ int wave_item(const SparsePlan& plan) const { return seq * plan.n_items + item; }
+};
+
+// The pages of one tile: lane i of the warp holds the address of page i.
+struct TilePages {
+  int64_t first;  // of the sequence
+  int n_pages;    // 1 .. kWarp
+  const uint8_t* page;
+
+  __device__ TilePages(const SparsePlan& plan, const CodePages& codes, int seq, int tile) {
+    first = static_cast<int64_t>(tile) * plan.tile_pages[seq];
+    const int64_t begin = plan.page_begin[seq];
+    n_pages = static_cast<int>(
+        min(static_cast<int64_t>(plan.tile_pages[seq]), plan.page_begin[seq + 1] - begin - first));
+    page = codes.pages[begin + first + min(static_cast<int>(threadIdx.x % kWarp), n_pages - 1)];
+  }
+  // To be called by all lanes together; a page past the last is the last.
+  __device__ const uint8_t* At(int i) const {
+    return reinterpret_cast<const uint8_t*>(
+        __shfl_sync(kAllLanes, reinterpret_cast<unsigned long long>(page), min(i, n_pages - 1)));
+  }
+};
+
+// Where a lane stands among the tokens of a tile, without a division a step.
+struct TokenPlace {
+  int token;
+  int page;   // of the tile
+  int place;  // in the page
+
+  __device__ TokenPlace(int first, int page_tokens)
+      : token(first), page(first / page_tokens), place(first % page_tokens) {}
+  __device__ void Advance(int n, int page_tokens) {
+    token += n;
+    place += n;
+    while (place >= page_tokens) {
+      place -= page_tokens;
+      ++page;
+    }
+  }
+};
+
+}  // namespace lexico::kernels::cuda

@@ -1,0 +1,183 @@
+// SparseAttention, second half: z[a] = sum_t p[t] c in integers.
+#pragma once
+
+#include <cmath>
+
+#include "kernels/cuda/sparse_attention_common.cuh"
+
+namespace lexico::kernels::cuda {
+
+inline constexpr uint32_t kE4m3Nan = 0x7f;
+
+// How many units of z are 1: a power of two, so that no sum over the codes of an item reaches 2^31.
+// |z| <= sum_t p[t] * sparsity * coef_max, below 2^30 here; rounding adds at most half a unit a
+// token. 0 if there is nothing to add, or a number that is none: then the item's result is NaN
+// (FinishKernel).
+__device__ inline float UnitsPerOne(float sum_exp, int sparsity, uint32_t coef_max) {
+  const float bound = sum_exp * static_cast<float>(sparsity) * E4m3PairToFloat(coef_max).x;
+  if (!(bound > 0 && bound < INFINITY)) return 0;
+  return exp2f(static_cast<float>(29 - ilogbf(bound)));
+}
+
+// What all lanes of ValueKernel need of an item.
+template <int kLanes>
+struct ItemSums {
+  float max[kLanes];
+  float units_per_one[kLanes];
+  float coef_max;
+};
+
+// By all threads of a block, with its barriers: `sums` from the item's tiles, in an order that
+// depends on nothing but their number. `warps` lies in shared memory.
+template <int kLanes>
+struct WarpSums {
+  float max[kTileThreads / kWarp][kLanes];
+  float sum[kTileThreads / kWarp][kLanes];
+  uint32_t coef_max[kTileThreads / kWarp];
+};
+
+template <int kLanes>
+__device__ void SetItemSums(const SparsePlan& plan, const BlockWork& work, const CodePages& values,
+                            const SparseArrays& arrays, WarpSums<kLanes>& warps,
+                            ItemSums<kLanes>& sums) {
+  constexpr int kWarps = kTileThreads / kWarp;
+  const int warp = threadIdx.x / kWarp;
+  const int lane = threadIdx.x % kWarp;
+  const int n_tiles = plan.n_tiles(work.seq);
+  const int64_t first_tile = plan.FirstTile(work.seq, work.item);
+  OnlineSums<kLanes> mine;
+  uint32_t coef_max = 0;
+  for (int t = threadIdx.x; t < n_tiles; t += kTileThreads) {
+    coef_max = max(coef_max, arrays.coef_max[first_tile + t]);
+#pragma unroll
+    for (int g = 0; g < kLanes; ++g) mine.Add(g, arrays.tiles[(first_tile + t) * kLanes + g]);
+  }
+  coef_max = __reduce_max_sync(kAllLanes, coef_max);
+#pragma unroll
+  for (int g = 0; g < kLanes; ++g) {
+    const HeadSums head = mine.OfWarp(g);
+    if (lane == 0) warps.max[warp][g] = head.max, warps.sum[warp][g] = head.sum;
+  }
+  if (lane == 0) warps.coef_max[warp] = coef_max;
+  __syncthreads();
+  const int g = warp;
+  if (g >= kLanes) return;
+  static_assert(kWarps == kWarp);
+  coef_max = __reduce_max_sync(kAllLanes, warps.coef_max[lane]);
+  const float max = WarpMax(warps.max[lane][g]);
+  const float sum = WarpSum(warps.sum[lane][g] * __expf(warps.max[lane][g] - max));
+  if (lane != 0) return;
+  const float units_per_one = UnitsPerOne(sum, values.sparsity, coef_max);
+  sums.max[g] = max;
+  sums.units_per_one[g] = units_per_one;
+  if (g == 0) sums.coef_max = E4m3PairToFloat(coef_max).x;
+  if (work.tile_begin > 0) return;
+  const int64_t place = static_cast<int64_t>(work.wave_item(plan)) * kLanes + g;
+  const bool nan = coef_max == kE4m3Nan;
+  arrays.heads[place] = {max, sum};
+  arrays.units[place] = nan ? NAN : units_per_one == 0 ? 0.0f : 1 / units_per_one;
+}
+
+// Element k is element (lane + k) % kLanes of `from`, by selections: an index would send the array
+// to local memory.
+template <int kLanes>
+__device__ Lanes<kLanes> Rotated(const Lanes<kLanes>& from, int lane) {
+  Lanes<kLanes> to = from;
+#pragma unroll
+  for (int bit = 1; bit < kLanes; bit *= 2) {
+    const Lanes<kLanes> before = to;
+#pragma unroll
+    for (int k = 0; k < kLanes; ++k) {
+      to.v[k] = (lane & bit) != 0 ? before.v[(k + bit) % kLanes] : before.v[k];
+    }
+  }
+  return to;
+}
+
+// Adds one tile's weights to z [n_atoms, kLanes]. A lane takes every 32nd run of codes, and its
+// heads in turn, beginning with another than its neighbours, so that a warp meets all banks. The
+// next run and its token's scores are on their way while one is added.
+template <int kLanes, int kRun>
+__device__ void AddTile(const CodePages& values, int kv_head, const TilePages& tile,
+                        const ItemSums<kLanes>& sums, const Lanes<kLanes>* scores, int32_t* z) {
+  const int n_tokens = tile.n_pages * values.page_tokens;
+  const int runs = values.sparsity / kRun;
+  const int lane = threadIdx.x % kWarp;
+  float max[kLanes];
+  float units_per_one[kLanes];
+#pragma unroll
+  for (int k = 0; k < kLanes; ++k) {
+    max[k] = sums.max[(lane + k) % kLanes];
+    units_per_one[k] = sums.units_per_one[(lane + k) % kLanes];
+  }
+  const float coef_max = sums.coef_max;
+  TokenPlace next(lane / runs, values.page_tokens);
+  int next_run = lane % runs;
+  CodeRun<kRun> ahead;
+  Lanes<kLanes> scores_ahead;
+  const auto load = [&] {
+    const uint8_t* page = tile.At(next.page);
+    ahead.Load(values.Atoms(page, kv_head, next.place) + next_run * kRun,
+               values.Coefs(page, kv_head, next.place) + next_run * kRun);
+    scores_ahead = scores[min(next.token, n_tokens - 1)];
+  };
+  load();
+  for (int first = 0; first < n_tokens * runs; first += kWarp) {
+    const bool real = next.token < n_tokens;
+    const CodeRun<kRun> run = ahead;
+    const Lanes<kLanes> score = Rotated(scores_ahead, lane);
+    float weight[kLanes];
+    float largest = 0;
+#pragma unroll
+    for (int k = 0; k < kLanes; ++k) {
+      weight[k] = __expf(score.v[k] - max[k]) * units_per_one[k];
+      largest = fmaxf(largest, weight[k]);
+    }
+    next.Advance(kWarp / runs, values.page_tokens);
+    next_run += kWarp % runs;
+    if (next_run >= runs) {
+      next_run -= runs;
+      next.Advance(1, values.page_tokens);
+    }
+    load();
+    // Where every product would round to 0, the result is the same without them.
+    if (!real || largest * coef_max < 0.5f) continue;
+    run.ForEach([&](uint32_t atom, float c) {
+#pragma unroll
+      for (int k = 0; k < kLanes; ++k) {
+        atomicAdd(z + atom * kLanes + (lane + k) % kLanes, __float2int_rn(weight[k] * c));
+      }
+    });
+  }
+}
+
+// z[a, g] += round(units * p[t, g] * c) over the value codes of a block's tiles, in integers: first
+// in shared memory [n_atoms, kLanes], then, once, in the item's z. A warp takes a tile.
+template <int kLanes, int kRun>
+__global__ void __launch_bounds__(kTileThreads, 1)
+    ValueKernel(const __grid_constant__ SparsePlan plan, const __grid_constant__ CodePages values,
+                int n_atoms, SparseArrays arrays) {
+  extern __shared__ int32_t z[];
+  __shared__ ItemSums<kLanes> sums;
+  __shared__ WarpSums<kLanes> warps;
+  const BlockWork work(plan, blockIdx.x);
+  for (int i = threadIdx.x; i < n_atoms * kLanes; i += kTileThreads) z[i] = 0;
+  SetItemSums(plan, work, values, arrays, warps, sums);
+  __syncthreads();
+
+  const auto* scores =
+      reinterpret_cast<const Lanes<kLanes>*>(arrays.scores) + plan.FirstToken(work.seq, work.item);
+  for (int t = work.tile_begin + threadIdx.x / kWarp; t < work.tile_end;
+       t += kTileThreads / kWarp) {
+    const TilePages tile(plan, values, work.seq, t);
+    AddTile<kLanes, kRun>(values, plan.KvHead(work.item), tile, sums,
+                          scores + tile.first * plan.page_tokens, z);
+  }
+  __syncthreads();
+  int32_t* item_z = arrays.z + static_cast<int64_t>(work.wave_item(plan)) * n_atoms * kLanes;
+  for (int i = threadIdx.x; i < n_atoms * kLanes; i += kTileThreads) {
+    if (z[i] != 0) atomicAdd(item_z + i, z[i]);
+  }
+}
+
+}  // namespace lexico::kernels::cuda
