@@ -9,6 +9,7 @@
 #include "proto/base/log.h"
 #include "proto/base/status.h"
 #include "proto/rpc/status_map.h"
+#include "proto/rpc/timestamp.h"
 
 namespace lexico::store {
 namespace {
@@ -69,11 +70,6 @@ absl::StatusOr<ManifestUpload> ReadUpload(grpc::ServerReader<v1::PutManifestRequ
     upload.bytes += message.manifest();
   } while (reader->Read(&message));
   return upload;
-}
-
-void FillTimestamp(int64_t unix_us, google::protobuf::Timestamp* out) {
-  out->set_seconds(unix_us / 1000000);
-  out->set_nanos(static_cast<int32_t>(unix_us % 1000000 * 1000));
 }
 
 }  // namespace
@@ -202,7 +198,7 @@ grpc::Status CacheStoreService::ListManifests(grpc::ServerContext*,
     entry->set_epoch(summary.epoch);
     entry->set_n_tokens(static_cast<int64_t>(summary.n_tokens));
     entry->set_n_pages(static_cast<int64_t>(summary.n_pages));
-    FillTimestamp(summary.update_time_us, entry->mutable_update_time());
+    *entry->mutable_update_time() = rpc::TimeToProto(absl::FromUnixMicros(summary.update_time_us));
   }
   return Finish("ListManifests", absl::OkStatus());
 }

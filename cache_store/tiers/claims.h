@@ -23,6 +23,7 @@ class Claims {
  public:
   struct Session {
     uint64_t epoch = 0;
+    int64_t create_time_us = 0;
     int64_t update_time_us = 0;
     uint64_t n_tokens = 0;
     std::vector<PageKey> keys;  // pages, then windows

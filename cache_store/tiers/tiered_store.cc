@@ -139,6 +139,24 @@ absl::Status TieredStore::CheckEpoch(const std::string& session_id, uint64_t epo
       session_id, stored->epoch, epoch));
 }
 
+absl::Status TieredStore::CheckReplaces(const Manifest& next) const {
+  int64_t stored_birth = 0;
+  {
+    absl::MutexLock lock(&claims_mutex_);
+    const Claims::Session* stored = claims_.Find(next.session_id);
+    if (stored != nullptr) stored_birth = stored->create_time_us;
+  }
+  // The births of a manifest that could not be read (0) and of the same session decide nothing.
+  if (stored_birth == 0 || stored_birth == next.create_time_us) {
+    return CheckEpoch(next.session_id, next.epoch);
+  }
+  if (stored_birth < next.create_time_us) return absl::OkStatus();
+  return absl::AbortedError(fmt::format(
+      "session {} has a manifest of a session created at {} us, the caller's was created at {} us: "
+      "a later session has this id, or a clock went back; delete the one of the two that is stale",
+      next.session_id, stored_birth, next.create_time_us));
+}
+
 absl::Status TieredStore::PutManifest(const std::string& session_id, uint64_t epoch,
                                       std::string bytes) {
   auto decoded = DecodeManifest(base::AsBytes(bytes));
@@ -149,7 +167,7 @@ absl::Status TieredStore::PutManifest(const std::string& session_id, uint64_t ep
                     decoded->session_id, decoded->epoch, session_id, epoch));
   }
   absl::MutexLock session_lock(&SessionMutex(session_id));
-  LEXICO_RETURN_IF_ERROR(CheckEpoch(session_id, epoch));
+  LEXICO_RETURN_IF_ERROR(CheckReplaces(*decoded));
   const int64_t now_us = absl::ToUnixMicros(clock_->Now());
   LEXICO_RETURN_IF_ERROR(manifests_->Put(session_id, {epoch, now_us, std::move(bytes)}));
   absl::MutexLock lock(&claims_mutex_);

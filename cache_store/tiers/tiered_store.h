@@ -70,8 +70,8 @@ class TieredStore {
   // Whether each page is there; each gets a new lease.
   std::vector<bool> Touch(std::span<const PageKey> keys);
 
-  // Aborted when the stored manifest has a larger epoch; InvalidArgument when `bytes` is no
-  // manifest of that session and epoch.
+  // The manifest of the session born last wins, then that of the larger epoch. Aborted: the stored
+  // one wins. InvalidArgument: `bytes` is no manifest of that session and epoch.
   absl::Status PutManifest(const std::string& session_id, uint64_t epoch, std::string bytes);
   absl::StatusOr<ManifestRecord> GetManifest(const std::string& session_id) const;
   absl::Status DeleteManifest(const std::string& session_id, uint64_t epoch);
@@ -85,6 +85,7 @@ class TieredStore {
       : clock_(options.clock), metrics_(metrics) {}
   absl::Status LoadManifests();
   absl::StatusOr<PagePtr> GetOne(const PageKey& key, absl::Time now, bool* from_disk);
+  absl::Status CheckReplaces(const Manifest& next) const;
   absl::Status CheckEpoch(const std::string& session_id, uint64_t epoch) const;
   void Carry(const ClaimChange& change) ABSL_EXCLUSIVE_LOCKS_REQUIRED(claims_mutex_);
   void UpdateMetrics();

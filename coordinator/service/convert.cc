@@ -3,17 +3,10 @@
 #include <fmt/format.h>
 
 #include "proto/base/check.h"
+#include "proto/rpc/timestamp.h"
 
 namespace lexico::coord {
 namespace {
-
-google::protobuf::Timestamp TimeToProto(absl::Time time) {
-  google::protobuf::Timestamp out;
-  const int64_t micros = absl::ToUnixMicros(time);
-  out.set_seconds(micros / 1000000);
-  out.set_nanos(static_cast<int32_t>(micros % 1000000) * 1000);
-  return out;
-}
 
 v1::WorkerState WorkerStateToProto(WorkerState state) {
   switch (state) {
@@ -133,8 +126,8 @@ v1::Session SessionToProto(const Session& session, Activity activity) {
   }
   out.set_relative_error_k(session.facts.relative_error_k);
   out.set_relative_error_v(session.facts.relative_error_v);
-  *out.mutable_create_time() = TimeToProto(session.create_time);
-  *out.mutable_last_use_time() = TimeToProto(session.last_use_time);
+  *out.mutable_create_time() = rpc::TimeToProto(session.create_time);
+  *out.mutable_last_use_time() = rpc::TimeToProto(session.last_use_time);
   out.set_parent_session_id(session.parent);
   out.set_tenant(session.tenant);
   return out;
@@ -148,7 +141,7 @@ v1::Worker WorkerToProto(const Worker& worker, const v1::ModelInfo& model) {
   *out.mutable_model() = model;
   *out.mutable_load() = LoadToProto(worker.load);
   out.set_n_sessions(worker.n_sessions);
-  *out.mutable_last_heartbeat_time() = TimeToProto(worker.last_heartbeat);
+  *out.mutable_last_heartbeat_time() = rpc::TimeToProto(worker.last_heartbeat);
   return out;
 }
 

@@ -6,6 +6,7 @@
 #include "coordinator/service/convert.h"
 #include "coordinator/service/errors.h"
 #include "coordinator/service/worker_call.h"
+#include "proto/rpc/timestamp.h"
 
 namespace lexico::coord {
 namespace {
@@ -71,6 +72,8 @@ absl::Status Mover::TakeUp(const Hold& hold, const std::string& worker_id) {
   v1::RestoreRequest request;
   request.set_session_id(hold.session_id());
   request.set_epoch(epoch);
+  request.set_tenant(before.tenant);
+  *request.mutable_create_time() = rpc::TimeToProto(before.create_time);
   v1::Session restored;
   absl::Status status = CallWorker(cluster_, worker_id, &StubInterface::Restore, request, &restored,
                                    cluster_.options().move_timeout);
@@ -110,6 +113,7 @@ absl::Status Mover::OpenAt(const Session& session, const std::string& worker_id,
   request.set_format(static_cast<v1::TextFormat>(session.format));
   request.set_system_prompt(session.system_prompt);
   request.set_tenant(session.tenant);
+  *request.mutable_create_time() = rpc::TimeToProto(session.create_time);
   return CallWorker(cluster_, worker_id, &StubInterface::OpenSession, request, opened,
                     kShortTimeout);
 }
@@ -284,6 +288,7 @@ absl::Status Mover::Fork(const Caller& caller, const Hold& parent, const Hold& c
   *request.mutable_session() = AtEpoch(parent.session_id(), located.epoch);
   request.set_new_session_id(session.session_id);
   request.set_new_epoch(session.epoch);
+  *request.mutable_create_time() = rpc::TimeToProto(session.create_time);
   v1::Session forked;
   const absl::Status status = CallWorker(cluster_, located.worker_id, &StubInterface::Fork, request,
                                          &forked, kShortTimeout);

@@ -76,6 +76,24 @@ TEST_P(TieredStoreTest, AStaleEpochIsAbortedAndChangesNothing) {
   EXPECT_TRUE(absl::IsNotFound(store_->GetManifest("a").status()));
 }
 
+TEST_P(TieredStoreTest, ALaterSessionOfTheSameIdReplacesTheEarlierWhateverTheEpochs) {
+  Open();
+  const auto put = [&](uint64_t epoch, int64_t create_time_us) {
+    Manifest manifest = MakeManifest("a", epoch, {1});
+    manifest.create_time_us = create_time_us;
+    return store_->PutManifest("a", epoch, *EncodeManifest(manifest));
+  };
+  ASSERT_TRUE(put(7, 1000).ok());
+  ASSERT_TRUE(put(1, 2000).ok());  // its coordinator had lost the journal
+  EXPECT_EQ(store_->GetManifest("a")->epoch, 1u);
+  if (has_disk()) Open();
+  const absl::Status former_owner = put(8, 1000);
+  EXPECT_TRUE(absl::IsAborted(former_owner)) << former_owner;
+  EXPECT_NE(former_owner.message().find("created at 2000 us"), std::string::npos) << former_owner;
+  EXPECT_EQ(store_->GetManifest("a")->epoch, 1u);
+  ASSERT_TRUE(put(2, 2000).ok());
+}
+
 TEST_P(TieredStoreTest, AManifestOfAnotherSessionOrEpochOrNoneIsInvalid) {
   Open();
   EXPECT_TRUE(absl::IsInvalidArgument(store_->PutManifest("a", 1, MakeManifestBytes("b", 1, {}))));

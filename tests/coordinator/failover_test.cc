@@ -2,6 +2,7 @@
 // restarted. What a client was told is never lost, and a stream goes on without gap or repeat.
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <thread>
 
 #include "absl/time/clock.h"
@@ -191,6 +192,36 @@ TEST_F(FailoverTest, RestartedCoordinatorKnowsItsSessions) {
   EXPECT_THAT(Get("gone"), StatusIs(kNotFound, ""));
   EXPECT_EQ(Get("stored")->state(), v1::SESSION_STATE_OFFLOADED);
   EXPECT_EQ(Get("stored")->n_tokens(), 4);
+}
+
+TEST_F(FailoverTest, TextOfASessionBeforeTheJournalWasLostDoesNotComeBackUnderItsId) {
+  AddWorker("w1");
+  ASSERT_THAT(Create("s"), IsOk());
+  ASSERT_THAT(Append("s", {"a long document"}), IsOk());
+  ASSERT_THAT(Offload("s"), IsOk());
+  ASSERT_THAT(Restore("s"), IsOk());  // a forked or restored session is still itself
+  ASSERT_THAT(Fork("s", "f"), IsOk());
+  ASSERT_THAT(Offload("f"), IsOk());
+  ASSERT_THAT(Restore("f"), IsOk());
+  StopCoordinator();
+  workers_.clear();
+  for (const auto& entry : std::filesystem::directory_iterator(dir_.path())) {
+    std::filesystem::remove_all(entry.path());
+  }
+  StartCoordinator();
+  AddWorker("w1");
+  ASSERT_THAT(Create("s", "acme"), IsOk());
+  AddWorker("w2");
+  WorkerAt("w1").Kill();
+  const auto context = Context("acme");
+  ASSERT_THAT(Generate("s", "q", 2, context.get()).status, IsOk());
+  EXPECT_EQ(Get("s", "acme")->worker(), "w2");
+  EXPECT_EQ(Get("s", "acme")->n_tokens(), 3);
+  WorkerAt("w2").Kill();
+  AddWorker("w3");  // and its first commit is what the store has now
+  const auto again = Context("acme");
+  ASSERT_THAT(Generate("s", "q", 2, again.get()).status, IsOk());
+  EXPECT_EQ(Get("s", "acme")->n_tokens(), 6);
 }
 
 TEST_F(FailoverTest, WorkerThatDiedWithTheCoordinatorIsRecoveredFrom) {

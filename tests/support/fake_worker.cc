@@ -9,6 +9,7 @@
 #include "proto/base/status.h"
 #include "proto/rpc/channel.h"
 #include "proto/rpc/status_map.h"
+#include "proto/rpc/timestamp.h"
 
 namespace lexico::tests {
 namespace {
@@ -72,8 +73,11 @@ std::string FakeText(int32_t id) { return fmt::format("<{}>", id); }
 
 absl::Status FakeStore::Put(const std::string& session_id, const FakeSession& session) {
   absl::MutexLock lock(&mutex_);
-  FakeSession& stored = sessions_[session_id];
-  if (stored.epoch > session.epoch) return Stale(session_id, stored.epoch, session.epoch);
+  const auto birth = [](const FakeSession& s) { return absl::ToUnixMicros(s.create_time); };
+  FakeSession& stored = sessions_.try_emplace(session_id, session).first->second;
+  const bool is_same = birth(stored) == birth(session);
+  if (birth(stored) > birth(session) || (is_same && stored.epoch > session.epoch))
+    return Stale(session_id, stored.epoch, session.epoch);
   stored = session;
   return absl::OkStatus();
 }
@@ -278,6 +282,8 @@ v1::WorkerLoad FakeWorker::Load() const {
 grpc::Status FakeWorker::OpenSession(grpc::ServerContext* context,
                                      const v1::OpenSessionRequest* request, v1::Session* response) {
   FakeSession session{.epoch = request->epoch(),
+                      .tenant = request->tenant(),
+                      .create_time = rpc::TimeFromProto(request->create_time()),
                       .profile = request->profile(),
                       .format = request->format(),
                       .ids = IdsOf(request->system_prompt())};
@@ -375,6 +381,7 @@ grpc::Status FakeWorker::Fork(grpc::ServerContext* context, const v1::WorkerFork
   if (!use.ok()) return rpc::ToGrpc(use.status());
   FakeSession* const session = &(*use)->session;
   session->epoch = request->new_epoch();
+  session->create_time = rpc::TimeFromProto(request->create_time());
   const absl::Status stored = store_.Put(request->new_session_id(), *session);
   if (!stored.ok()) return rpc::ToGrpc(stored);
   absl::MutexLock lock(&mutex_);
@@ -418,6 +425,10 @@ grpc::Status FakeWorker::Restore(grpc::ServerContext* context, const v1::Restore
   }
   auto session = store_.Get(request->session_id());
   if (!session.ok()) return rpc::ToGrpc(session.status());
+  if (session->tenant != request->tenant() ||
+      session->create_time != rpc::TimeFromProto(request->create_time())) {
+    return rpc::ToGrpc(absl::NotFoundError("an earlier session " + request->session_id()));
+  }
   if (session->epoch > request->epoch()) {
     return rpc::ToGrpc(Stale(request->session_id(), session->epoch, request->epoch()));
   }

@@ -29,6 +29,8 @@ namespace lexico::tests {
 
 struct FakeSession {
   uint64_t epoch = 0;
+  std::string tenant;
+  absl::Time create_time;
   std::string profile;
   v1::TextFormat format = v1::TEXT_FORMAT_RAW;
   std::vector<int32_t> ids;
@@ -37,7 +39,8 @@ struct FakeSession {
 // What a cache store would hold, shared by the fakes of a cluster.
 class FakeStore {
  public:
-  // Aborted "epoch_stale" when the stored epoch is larger.
+  // Aborted "epoch_stale" when the stored session was born later, or is the same one with a larger
+  // epoch.
   absl::Status Put(const std::string& session_id, const FakeSession& session);
   absl::StatusOr<FakeSession> Get(const std::string& session_id);
   absl::Status Delete(const std::string& session_id, uint64_t epoch);

@@ -87,11 +87,17 @@ class FakeStoreClient : public store::Client {
                            absl::Time) override {
     absl::MutexLock lock(&mutex_);
     if (!failure_.ok()) return failure_;
-    if (const auto decoded = store::DecodeManifest(base::AsBytes(manifest)); !decoded.ok()) {
-      return absl::InvalidArgumentError(decoded.status().message());
-    }
+    const auto next = store::DecodeManifest(base::AsBytes(manifest));
+    if (!next.ok()) return absl::InvalidArgumentError(next.status().message());
     store::StoredManifest& stored = manifests_[std::string(session_id)];
-    if (stored.epoch > epoch) return absl::AbortedError("epoch_stale");
+    if (!stored.bytes.empty()) {
+      const auto held = *store::DecodeManifest(base::AsBytes(stored.bytes));
+      const bool is_later = next->create_time_us > held.create_time_us;
+      const bool is_earlier = next->create_time_us < held.create_time_us;
+      if (is_earlier || (!is_later && held.epoch > epoch)) {
+        return absl::AbortedError("epoch_stale");
+      }
+    }
     stored = {.bytes = std::string(manifest), .epoch = epoch};
     return absl::OkStatus();
   }

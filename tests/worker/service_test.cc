@@ -94,10 +94,13 @@ class TestWorker {
     if (!status.ok()) return status;
     return response;
   }
-  absl::StatusOr<v1::Session> Open(const std::string& id, uint64_t epoch) {
+  absl::StatusOr<v1::Session> Open(const std::string& id, uint64_t epoch,
+                                   const std::string& tenant = "", int64_t created = 0) {
     v1::OpenSessionRequest request;
     request.set_session_id(id);
     request.set_epoch(epoch);
+    request.set_tenant(tenant);
+    if (created != 0) request.mutable_create_time()->set_seconds(created);
     return Call(&v1::WorkerService::Stub::OpenSession, request);
   }
   absl::StatusOr<v1::Session> AtEpoch(
@@ -115,10 +118,13 @@ class TestWorker {
   absl::StatusOr<v1::Session> Offload(const std::string& id, uint64_t epoch) {
     return AtEpoch(&v1::WorkerService::Stub::Offload, id, epoch);
   }
-  absl::StatusOr<v1::Session> Restore(const std::string& id, uint64_t epoch) {
+  absl::StatusOr<v1::Session> Restore(const std::string& id, uint64_t epoch,
+                                      const std::string& tenant = "", int64_t created = 0) {
     v1::RestoreRequest request;
     request.set_session_id(id);
     request.set_epoch(epoch);
+    request.set_tenant(tenant);
+    if (created != 0) request.mutable_create_time()->set_seconds(created);
     return Call(&v1::WorkerService::Stub::Restore, request);
   }
   absl::StatusOr<v1::AppendTextResponse> Append(const std::string& id, uint64_t epoch,
@@ -337,6 +343,29 @@ TEST_F(ServiceTest, FormerOwnerCannotWriteOverTheNewOne) {
   const size_t n_tokens = store_.ManifestOf("s").tokens.size();
   EXPECT_THAT(worker_.Append("s", 1, "From the past."), StatusIs(StatusCode::kAborted, ""));
   EXPECT_EQ(store_.ManifestOf("s").tokens.size(), n_tokens);
+}
+
+TEST_F(ServiceTest, ManifestOfAnEarlierSessionOfThatIdIsNotRestored) {
+  ASSERT_THAT(worker_.Open("s", 7, "acme", 1000), IsOk());
+  ASSERT_THAT(worker_.Append("s", 7, Document()), IsOk());
+  // Not another tenant's, not a later session's of the same tenant; neither from the store nor from
+  // what a worker still holds, and whatever the epoch.
+  for (const uint64_t epoch : {2, 9}) {
+    EXPECT_THAT(other_.Restore("s", epoch, "", 1000), StatusIs(StatusCode::kNotFound, "s"));
+    EXPECT_THAT(other_.Restore("s", epoch, "acme", 2000), StatusIs(StatusCode::kNotFound, "s"));
+  }
+  EXPECT_THAT(worker_.Restore("s", 9, "other", 2000), StatusIs(StatusCode::kNotFound, "s"));
+  EXPECT_THAT(worker_.Describe("s", 7), StatusIs(StatusCode::kNotFound, "s"));
+  // The new session of that id begins empty, and its first commit takes the place in the store.
+  const auto opened = other_.Open("s", 2, "other", 2000);
+  ASSERT_THAT(opened, IsOk());
+  EXPECT_EQ(opened->n_tokens(), 0);
+  ASSERT_THAT(other_.Append("s", 2, "A short text."), IsOk());
+  EXPECT_EQ(store_.ManifestOf("s").tenant, "other");
+  EXPECT_THAT(worker_.Restore("s", 9, "acme", 1000), StatusIs(StatusCode::kNotFound, "s"));
+  const auto restored = worker_.Restore("s", 3, "other", 2000);
+  ASSERT_THAT(restored, IsOk());
+  EXPECT_EQ(restored->tenant(), "other");
 }
 
 TEST_F(ServiceTest, AnswersGoOnWhileTheStoreIsDown) {

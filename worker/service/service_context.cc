@@ -5,18 +5,10 @@
 
 #include "absl/time/clock.h"
 #include "proto/rpc/status_map.h"
+#include "proto/rpc/timestamp.h"
 #include "worker/engine/errors.h"
 
 namespace lexico::worker {
-namespace {
-
-void SetTimestamp(absl::Time time, google::protobuf::Timestamp* stamp) {
-  const int64_t us = absl::ToUnixMicros(time);
-  stamp->set_seconds(us / 1000000);
-  stamp->set_nanos(static_cast<int32_t>(us % 1000000) * 1000);
-}
-
-}  // namespace
 
 absl::Status FromEngine(const absl::Status& status) {
   const std::string reason = ReasonOf(status);
@@ -73,8 +65,8 @@ v1::Session SessionToProto(const ServiceContext& context, const SessionRecord& r
   }
   out.set_relative_error_k(info.mean_error.k);
   out.set_relative_error_v(info.mean_error.v);
-  SetTimestamp(record.create_time, out.mutable_create_time());
-  SetTimestamp(record.last_use_time, out.mutable_last_use_time());
+  *out.mutable_create_time() = rpc::TimeToProto(record.create_time);
+  *out.mutable_last_use_time() = rpc::TimeToProto(record.last_use_time);
   out.set_parent_session_id(record.parent_session_id);
   out.set_tenant(record.tenant);
   out.set_prefill_fraction(info.busy ? record.prefill_fraction->load() : 0);

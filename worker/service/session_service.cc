@@ -9,6 +9,7 @@
 #include "proto/base/limits.h"
 #include "proto/base/status.h"
 #include "proto/rpc/status_map.h"
+#include "proto/rpc/timestamp.h"
 #include "worker/engine/errors.h"
 #include "worker/service/append_call.h"
 #include "worker/service/run_call.h"
@@ -23,6 +24,19 @@ absl::Status CheckSession(const std::string& session_id, uint64_t epoch) {
   }
   if (epoch == 0) return absl::InvalidArgumentError("epoch is 0; epochs begin at 1");
   return absl::OkStatus();
+}
+
+// Of a new session, whole microseconds as in its manifest.
+template <typename Request>
+absl::Time BirthOf(const Request& request) {
+  const absl::Time now = absl::FromUnixMicros(absl::ToUnixMicros(absl::Now()));
+  return request.has_create_time() ? rpc::TimeFromProto(request.create_time()) : now;
+}
+
+SessionIdentity IdentityOf(const v1::RestoreRequest& request) {
+  SessionIdentity identity{.session_id = request.session_id(), .tenant = request.tenant()};
+  if (request.has_create_time()) identity.create_time = rpc::TimeFromProto(request.create_time());
+  return identity;
 }
 
 absl::Status NoStore() {
@@ -42,7 +56,8 @@ absl::Status SessionService::Open(const v1::OpenSessionRequest& request, v1::Ses
   record.session_id = request.session_id();
   record.epoch = request.epoch();
   record.tenant = request.tenant();
-  record.create_time = record.last_use_time = absl::Now();
+  record.create_time = BirthOf(request);
+  record.last_use_time = absl::Now();
   DropSession(context_, request.session_id(), request.epoch() - 1);
   LEXICO_ASSIGN_OR_RETURN(const SessionTable::Use use, context_.table->Add(record));
   const absl::Status opened =
@@ -106,7 +121,8 @@ absl::Status SessionService::ForkSession(const v1::WorkerForkRequest& request,
   record.session_id = request.new_session_id();
   record.epoch = request.new_epoch();
   record.parent_session_id = parent.record.session_id;
-  record.create_time = record.last_use_time = absl::Now();
+  record.create_time = BirthOf(request);
+  record.last_use_time = absl::Now();
   record.n_durable_tokens = 0;
   record.prefill_fraction = std::make_shared<std::atomic<double>>(0.0);
   DropSession(context_, record.session_id, record.epoch - 1);
@@ -169,8 +185,10 @@ absl::StatusOr<bool> SessionService::KeepHeld(const v1::RestoreRequest& request,
     return context_.table->Get(request.session_id(), request.epoch()).status();
   }
   // A call that still runs here belongs to an owner that lost the session; so does what it left.
+  // And a session of an earlier life of this id is none of the caller's.
   auto use = context_.table->Acquire(request.session_id(), held->epoch);
-  if (!use.ok() || !use->record.is_settled) {
+  if (!use.ok() || !use->record.is_settled ||
+      !IdentityOf(request).Is(held->tenant, held->create_time)) {
     DropSession(context_, request.session_id(), request.epoch());
     return false;
   }
@@ -190,7 +208,7 @@ absl::Status SessionService::RestoreSession(const v1::RestoreRequest& request, a
   LEXICO_ASSIGN_OR_RETURN(const bool is_kept, KeepHeld(request, response));
   if (is_kept) return absl::OkStatus();
   if (context_.store == nullptr) return NoStore();
-  auto restored = context_.store->Restore(request.session_id(), request.epoch(), deadline);
+  auto restored = context_.store->Restore(IdentityOf(request), request.epoch(), deadline);
   if (!restored.ok()) return FromEngine(restored.status());
   auto use = context_.table->Add(restored->record);
   if (!use.ok()) return use.status();

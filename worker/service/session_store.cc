@@ -28,6 +28,20 @@ absl::Status StoreError(const absl::Status& status) {
                          "store_unavailable", absl::Seconds(1));
 }
 
+// Names neither the other tenant nor its text: the answer may reach this session's client.
+absl::Status CheckIdentity(const SessionIdentity& identity, const store::Manifest& manifest) {
+  const absl::Time stored = absl::FromUnixMicros(manifest.create_time_us);
+  if (identity.Is(manifest.tenant, stored)) return absl::OkStatus();
+  spdlog::warn(
+      "session {} of tenant '{}', created {}, is not restored: the store has the manifest of an "
+      "earlier session of that id, of tenant '{}', created {}, epoch {}, {} tokens",
+      identity.session_id, identity.tenant,
+      absl::FormatTime(identity.create_time.value_or(stored), absl::UTCTimeZone()), manifest.tenant,
+      absl::FormatTime(stored, absl::UTCTimeZone()), manifest.epoch, manifest.tokens.size());
+  return absl::NotFoundError(
+      fmt::format("the store has only another session of the id {}", identity.session_id));
+}
+
 // Receives the pages and windows that the store has; returns how many came damaged.
 int64_t Fetch(store::Client& client, SessionImport& import, const store::Manifest& manifest,
               absl::Time deadline) {
@@ -182,14 +196,16 @@ absl::Status SessionStore::Sync(const std::string& session_id) {
   return status;
 }
 
-absl::StatusOr<SessionStore::Restored> SessionStore::Restore(const std::string& session_id,
+absl::StatusOr<SessionStore::Restored> SessionStore::Restore(const SessionIdentity& identity,
                                                              uint64_t epoch, absl::Time deadline) {
   const absl::Time begin = absl::Now();
+  const std::string& session_id = identity.session_id;
   const absl::StatusOr<store::StoredManifest> stored = client_->GetManifest(session_id, deadline);
   Note(stored.status());
   if (!stored.ok()) return StoreError(stored.status());
   LEXICO_ASSIGN_OR_RETURN(const store::Manifest manifest,
                           store::DecodeManifest(base::AsBytes(stored->bytes)));
+  LEXICO_RETURN_IF_ERROR(CheckIdentity(identity, manifest));
   if (stored->epoch > epoch) {
     return rpc::WithDetail(
         absl::AbortedError(fmt::format("session {} is stored at epoch {}, the call names {}",

@@ -49,9 +49,10 @@ class SessionStore {
     SessionRecord record;
     int64_t n_lost_tokens = 0;  // pending, to be prefilled again
   };
-  // The session into the engine, at `epoch`. NotFound: the store has none of that id. DataLoss:
-  // its manifest is damaged. FailedPrecondition: of another model or dictionary.
-  absl::StatusOr<Restored> Restore(const std::string& session_id, uint64_t epoch,
+  // The session into the engine, at `epoch`. NotFound: the store has none of that id, or only what
+  // an earlier session of that id left. DataLoss: its manifest is damaged. FailedPrecondition: of
+  // another model or dictionary.
+  absl::StatusOr<Restored> Restore(const SessionIdentity& identity, uint64_t epoch,
                                    absl::Time deadline);
 
   absl::Status DeleteStored(const std::string& session_id, uint64_t epoch, absl::Time deadline);

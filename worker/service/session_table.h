@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,19 @@
 
 namespace lexico::worker {
 
+// Which session is meant. An id alone does not say: a coordinator that lost its journal gives the
+// same ids again, to other tenants too.
+struct SessionIdentity {
+  std::string session_id;
+  std::string tenant;
+  std::optional<absl::Time> create_time;  // whole microseconds; nullopt: any
+
+  // Whether a session of this id is the one.
+  bool Is(const std::string& its_tenant, absl::Time its_create_time) const {
+    return tenant == its_tenant && create_time.value_or(its_create_time) == its_create_time;
+  }
+};
+
 struct SessionRecord {
   // Constant after creation.
   std::string session_id;
@@ -30,7 +44,7 @@ struct SessionRecord {
   std::string tenant;
   std::string profile;
   std::string parent_session_id;
-  absl::Time create_time;
+  absl::Time create_time;  // whole microseconds
 
   Conversation conversation;
   absl::Time last_use_time;
