@@ -58,6 +58,7 @@ absl::Status GenerateCall::RunOnce(const Hold& hold, const Located& located) {
   request.mutable_session()->set_epoch(located.epoch);
   *request.mutable_request() = request_;
   request.mutable_resume_ids()->Assign(sent_ids_.begin(), sent_ids_.end());
+  request.set_position(position_);
 
   const auto context = caller_.ContextForWorker();
   const auto reader = located.stub->Run(context.get(), request);
@@ -81,8 +82,9 @@ absl::Status GenerateCall::PassOn(v1::GenerateEvent* event, const Located& locat
     case v1::GenerateEvent::kStarted:
       if (is_started_) return absl::OkStatus();
       is_started_ = true;
-      // A later run must draw the same random numbers.
+      // A later run must draw the same random numbers, and be known as the same call.
       request_.mutable_sampling()->set_seed(event->started().seed());
+      position_ = event->started().position();
       event->mutable_started()->set_worker(located.worker_id);
       break;
     case v1::GenerateEvent::kProgress:

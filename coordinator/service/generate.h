@@ -54,6 +54,7 @@ class GenerateCall {
 
   std::vector<int32_t> sent_ids_;
   bool is_started_ = false;
+  int64_t position_ = 0;  // of Started
   bool is_finished_ = false;
   absl::Time last_token_;
   v1::Usage usage_;

@@ -47,6 +47,7 @@ TEST_F(FailoverTest, WorkerKilledMidGenerateContinuesElsewhereWithoutGapOrRepeat
   EXPECT_TRUE(killed.in_order);
   EXPECT_EQ(killed.n_started, 1);
   EXPECT_EQ(killed.n_finished, 1);
+  EXPECT_EQ(WorkerAt(Other(holder)).resumed_position(), 15);  // behind the document
   EXPECT_EQ(Get("killed")->worker(), Other(holder));
   EXPECT_EQ(MetricSum("lexico_recoveries_total"), 1);
 }

@@ -334,6 +334,8 @@ grpc::Status FakeWorker::Run(grpc::ServerContext* context, const v1::RunRequest*
   FakeSession* const session = &(*use)->session;
   const std::string& session_id = request->session().session_id();
   const v1::GenerateRequest& call = request->request();
+  int64_t position = static_cast<int64_t>(session->ids.size());
+  if (request->resume_ids_size() > 0) resumed_position_ = position = request->position();
   v1::Usage usage;
   usage.set_n_context_tokens(static_cast<int64_t>(session->ids.size()));
   usage.set_n_prompt_tokens(static_cast<int64_t>(call.prompt().size()));
@@ -344,6 +346,7 @@ grpc::Status FakeWorker::Run(grpc::ServerContext* context, const v1::RunRequest*
   *event.mutable_started()->mutable_usage() = usage;
   const uint64_t seed = call.sampling().seed() != 0 ? call.sampling().seed() : 77;
   event.mutable_started()->set_seed(seed);
+  event.mutable_started()->set_position(position);
   writer->Write(event);
   event.mutable_progress()->set_fraction(1);
   writer->Write(event);

@@ -98,6 +98,7 @@ class FakeWorker final : public v1::WorkerService::Service {
   int n_appends_cancelled() const { return n_appends_cancelled_; }
   // Tokens sent by all runs: tells from outside that a stream is under way.
   int n_tokens_sent() const { return n_tokens_sent_; }
+  int64_t resumed_position() const { return resumed_position_; }  // of the newest resumed run
   size_t append_bytes() const { return append_bytes_; }
 
   grpc::Status OpenSession(grpc::ServerContext* context, const v1::OpenSessionRequest* request,
@@ -166,6 +167,7 @@ class FakeWorker final : public v1::WorkerService::Service {
   std::atomic<int> n_runs_cancelled_{0};
   std::atomic<int> n_appends_cancelled_{0};
   std::atomic<int> n_tokens_sent_{0};
+  std::atomic<int64_t> resumed_position_{-1};
   std::atomic<size_t> append_bytes_{0};
 
   absl::Mutex mutex_;

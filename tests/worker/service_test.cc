@@ -313,6 +313,31 @@ TEST_F(ServiceTest, InterruptedCallThatWasStoredIsReadFromTheLog) {
   EXPECT_GT(other_.Describe("s", 2)->n_tokens(), n_tokens);
 }
 
+TEST_F(ServiceTest, SameQuestionAskedAgainAndInterruptedIsNotTheEarlierCall) {
+  for (const char* id : {"s", "control"}) {
+    ASSERT_THAT(worker_.Open(id, 1), IsOk());
+    ASSERT_THAT(Generate(worker_, MakeRun(id, 1, 12)).status, IsOk());
+  }
+  const int64_t n_before = worker_.Describe("s", 1)->n_tokens();
+  const Answer again = Generate(worker_, MakeRun("control", 1, 12));
+  ASSERT_THAT(again.status, IsOk());
+  ASSERT_TRUE(again.events.front().has_started());
+  EXPECT_EQ(again.events.front().started().position(), n_before);
+  v1::RunRequest request = MakeRun("s", 1, 12);
+  request.mutable_resume_ids()->Assign(again.ids.begin(), again.ids.begin() + 5);
+  request.set_position(n_before);
+  const Answer rest = Generate(worker_, request);
+  ASSERT_THAT(rest.status, IsOk());
+  EXPECT_EQ(rest.ids, std::vector<int32_t>(again.ids.begin() + 5, again.ids.end()));
+  const int64_t n_tokens = worker_.Describe("control", 1)->n_tokens();
+  EXPECT_EQ(worker_.Describe("s", 1)->n_tokens(), n_tokens);
+  // Once more for the reply that was lost: now the call is the one in the log.
+  const Answer replayed = Generate(worker_, request);
+  ASSERT_THAT(replayed.status, IsOk());
+  EXPECT_EQ(replayed.ids, rest.ids);
+  EXPECT_EQ(worker_.Describe("s", 1)->n_tokens(), n_tokens);
+}
+
 TEST_F(ServiceTest, ResumedIdsThatEndTheAnswerAreOnlyAppended) {
   for (const char* id : {"s", "control"}) ASSERT_THAT(worker_.Open(id, 1), IsOk());
   const Answer whole = Generate(worker_, MakeRun("control", 1, 6));

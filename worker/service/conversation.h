@@ -30,7 +30,7 @@ namespace lexico::worker {
 // The newest completed answer. A coordinator that lost our reply runs the call again with the ids
 // that it has seen; this tells that run from a new question.
 struct LastAnswer {
-  base::Fingerprint request;  // of prompt, sampling, seed and limits
+  base::Fingerprint request;  // of prompt, sampling, seed, limits and position
   int64_t first_token = 0;    // its place in the token log
   int64_t n_tokens = 0;
   v1::FinishReason reason = v1::FINISH_REASON_UNSPECIFIED;

@@ -36,10 +36,14 @@ uint64_t RandomSeed() {
   return seed == 0 ? 1 : seed;
 }
 
-base::Fingerprint FingerprintOf(const v1::GenerateRequest& request) {
+// Of a call: the same question is a new one at another position of the log.
+base::Fingerprint FingerprintOf(const v1::GenerateRequest& request, int64_t position) {
   v1::GenerateRequest copy = request;
   copy.clear_session_id();  // a fork is asked the same
-  return base::FingerprintBuilder().Add(copy.SerializeAsString()).Finish();
+  return base::FingerprintBuilder()
+      .Add(copy.SerializeAsString())
+      .Add(std::to_string(position))
+      .Finish();
 }
 
 v1::FinishReason ToProto(FinishReason reason) {
@@ -110,10 +114,10 @@ RunCall::RunCall(ServiceContext& context, const v1::RunRequest& request, absl::T
       resume_ids_(request.resume_ids().begin(), request.resume_ids().end()),
       deadline_(deadline),
       send_(std::move(send)),
-      is_gone_(std::move(is_gone)) {
+      is_gone_(std::move(is_gone)),
+      position_(request.position()) {
   if (request_.max_new_tokens() == 0) request_.set_max_new_tokens(kNewTokensDefault);
   if (request_.sampling().seed() == 0) request_.mutable_sampling()->set_seed(RandomSeed());
-  fingerprint_ = FingerprintOf(request_);
   text_ = std::make_shared<AnswerText>(
       context.text->tokenizer,
       std::vector<std::string>(request_.stop().begin(), request_.stop().end()));
@@ -121,14 +125,16 @@ RunCall::RunCall(ServiceContext& context, const v1::RunRequest& request, absl::T
 
 absl::Status RunCall::Run() {
   LEXICO_ASSIGN_OR_RETURN(SessionTable::Use use, AcquireSession(context_, session_));
+  const absl::StatusOr<SessionInfo> info = context_.engine->Describe(session_.session_id());
+  if (!info.ok()) return FromEngine(info.status());
+  n_log_before_ = info->n_tokens;
+  if (resume_ids_.empty()) position_ = n_log_before_;
+  fingerprint_ = FingerprintOf(request_, position_);
   const auto& last = use.record.conversation.last_answer();
   if (!resume_ids_.empty() && last.has_value() && last->request == fingerprint_) {
     return Replay(use);
   }
   LEXICO_ASSIGN_OR_RETURN(step_, use.record.conversation.Prompt(*context_.text, request_.prompt()));
-  const absl::StatusOr<SessionInfo> info = context_.engine->Describe(session_.session_id());
-  if (!info.ok()) return FromEngine(info.status());
-  n_log_before_ = info->n_tokens;
   LEXICO_RETURN_IF_ERROR(FitIntoPositions());
   const v1::FinishReason resumed_end = ResumedEnd();
   if (resumed_end != v1::FINISH_REASON_UNSPECIFIED) return AppendResumed(use, resumed_end);
@@ -170,12 +176,13 @@ v1::FinishReason RunCall::ResumedEnd() {
   return is_full ? v1::FINISH_REASON_LENGTH : v1::FINISH_REASON_UNSPECIFIED;
 }
 
-void RunCall::SendStarted(const v1::Usage& usage) {
+v1::GenerateEvent RunCall::StartedEvent(const v1::Usage& usage) const {
   v1::GenerateEvent event;
   *event.mutable_started()->mutable_usage() = usage;
   event.mutable_started()->set_seed(request_.sampling().seed());
   event.mutable_started()->set_worker(context_.worker_id);
-  send_(event);
+  event.mutable_started()->set_position(position_);
+  return event;
 }
 
 bool RunCall::SendFinished(v1::FinishReason reason, const v1::Usage& usage,
@@ -203,7 +210,7 @@ absl::Status RunCall::Replay(const SessionTable::Use& use) {
   }
   v1::Usage usage;
   usage.set_n_context_tokens(static_cast<int64_t>(log.size()));
-  SendStarted(usage);
+  send_(StartedEvent(usage));
   text_->Skip(resume_ids_);
   for (size_t i = resume_ids_.size(); i < ids.size(); ++i) {
     const std::string text = text_->Push(ids[i], i + 1 == ids.size());
@@ -240,7 +247,7 @@ absl::Status RunCall::AppendResumed(SessionTable::Use& use, v1::FinishReason rea
   if (!result.ok()) {
     return context_.phase == Phase::kEnding ? Leaving(context_) : FromEngine(result.status());
   }
-  SendStarted(UsageToProto(result->usage));
+  send_(StartedEvent(UsageToProto(result->usage)));
   LEXICO_RETURN_IF_ERROR(Save(use, reason, static_cast<int64_t>(resume_ids_.size())));
   SendFinished(reason, UsageToProto(result->usage), TimingToProto(result->timing));
   return absl::OkStatus();
@@ -255,11 +262,7 @@ TokenVerdict RunCall::OnToken(const GeneratedToken& token, CallEvents& events) {
 CallCallbacks RunCall::Callbacks(const std::shared_ptr<CallEvents>& events) {
   CallCallbacks callbacks;
   callbacks.on_started = [this, events](const CallUsage& usage) {
-    v1::GenerateEvent event;
-    *event.mutable_started()->mutable_usage() = UsageToProto(usage);
-    event.mutable_started()->set_seed(request_.sampling().seed());
-    event.mutable_started()->set_worker(context_.worker_id);
-    events->Push(std::move(event));
+    events->Push(StartedEvent(UsageToProto(usage)));
   };
   callbacks.on_progress = [events, last = 0.0](double fraction) mutable {
     if (fraction < last + kProgressStep && fraction < 1) return;

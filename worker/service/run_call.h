@@ -47,7 +47,7 @@ class RunCall {
   // After the engine's call, whatever its outcome.
   absl::Status Settle(SessionTable::Use& use, const absl::StatusOr<CallResult>& result);
   absl::Status Save(SessionTable::Use& use, v1::FinishReason reason, int64_t n_answer_tokens);
-  void SendStarted(const v1::Usage& usage);
+  v1::GenerateEvent StartedEvent(const v1::Usage& usage) const;
   bool SendFinished(v1::FinishReason reason, const v1::Usage& usage, const v1::Timing& timing);
 
   ServiceContext& context_;
@@ -58,7 +58,8 @@ class RunCall {
   const Send send_;
   const IsGone is_gone_;
 
-  base::Fingerprint fingerprint_;  // of what was asked
+  int64_t position_;               // of the log where the call's first run began
+  base::Fingerprint fingerprint_;  // of what was asked, and where
   Conversation::Step step_;
   int64_t n_log_before_ = 0;
   // The engine's thread uses these until the call has finished, ours afterwards.
