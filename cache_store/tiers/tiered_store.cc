@@ -139,18 +139,24 @@ absl::Status TieredStore::CheckEpoch(const std::string& session_id, uint64_t epo
       session_id, stored->epoch, epoch));
 }
 
-absl::Status TieredStore::CheckReplaces(const Manifest& next) const {
+absl::StatusOr<bool> TieredStore::Replaces(const Manifest& next) const {
   int64_t stored_birth = 0;
+  uint64_t stored_epoch = 0;
+  uint64_t stored_tokens = 0;
   {
     absl::MutexLock lock(&claims_mutex_);
     const Claims::Session* stored = claims_.Find(next.session_id);
-    if (stored != nullptr) stored_birth = stored->create_time_us;
+    if (stored == nullptr) return true;
+    stored_birth = stored->create_time_us;
+    stored_epoch = stored->epoch;
+    stored_tokens = stored->n_tokens;
   }
   // The births of a manifest that could not be read (0) and of the same session decide nothing.
   if (stored_birth == 0 || stored_birth == next.create_time_us) {
-    return CheckEpoch(next.session_id, next.epoch);
+    LEXICO_RETURN_IF_ERROR(CheckEpoch(next.session_id, next.epoch));
+    return next.epoch > stored_epoch || next.tokens.size() >= stored_tokens;
   }
-  if (stored_birth < next.create_time_us) return absl::OkStatus();
+  if (stored_birth < next.create_time_us) return true;
   return absl::AbortedError(fmt::format(
       "session {} has a manifest of a session created at {} us, the caller's was created at {} us: "
       "a later session has this id, or a clock went back; delete the one of the two that is stale",
@@ -167,7 +173,8 @@ absl::Status TieredStore::PutManifest(const std::string& session_id, uint64_t ep
                     decoded->session_id, decoded->epoch, session_id, epoch));
   }
   absl::MutexLock session_lock(&SessionMutex(session_id));
-  LEXICO_RETURN_IF_ERROR(CheckReplaces(*decoded));
+  LEXICO_ASSIGN_OR_RETURN(const bool replaces, Replaces(*decoded));
+  if (!replaces) return absl::OkStatus();
   const int64_t now_us = absl::ToUnixMicros(clock_->Now());
   LEXICO_RETURN_IF_ERROR(manifests_->Put(session_id, {epoch, now_us, std::move(bytes)}));
   absl::MutexLock lock(&claims_mutex_);

@@ -71,7 +71,8 @@ class TieredStore {
   std::vector<bool> Touch(std::span<const PageKey> keys);
 
   // The manifest of the session born last wins, then that of the larger epoch. Aborted: the stored
-  // one wins. InvalidArgument: `bytes` is no manifest of that session and epoch.
+  // one wins. OK without a change when it is the same owner's and has more tokens: logs only grow,
+  // so this one was overtaken. InvalidArgument: `bytes` is no manifest of that session and epoch.
   absl::Status PutManifest(const std::string& session_id, uint64_t epoch, std::string bytes);
   absl::StatusOr<ManifestRecord> GetManifest(const std::string& session_id) const;
   absl::Status DeleteManifest(const std::string& session_id, uint64_t epoch);
@@ -85,7 +86,8 @@ class TieredStore {
       : clock_(options.clock), metrics_(metrics) {}
   absl::Status LoadManifests();
   absl::StatusOr<PagePtr> GetOne(const PageKey& key, absl::Time now, bool* from_disk);
-  absl::Status CheckReplaces(const Manifest& next) const;
+  // False: of the same owner and older than the stored one. Aborted as PutManifest.
+  absl::StatusOr<bool> Replaces(const Manifest& next) const;
   absl::Status CheckEpoch(const std::string& session_id, uint64_t epoch) const;
   void Carry(const ClaimChange& change) ABSL_EXCLUSIVE_LOCKS_REQUIRED(claims_mutex_);
   void UpdateMetrics();

@@ -94,6 +94,20 @@ TEST_P(TieredStoreTest, ALaterSessionOfTheSameIdReplacesTheEarlierWhateverTheEpo
   ASSERT_TRUE(put(2, 2000).ok());
 }
 
+TEST_P(TieredStoreTest, AnOvertakenManifestOfTheSameOwnerIsIgnored) {
+  Open();
+  ASSERT_TRUE(PutManifest("a", 3, {1, 2}).ok());
+  ASSERT_TRUE(PutManifest("a", 3, {1}).ok());
+  EXPECT_EQ(store_->GetManifest("a")->bytes, MakeManifestBytes("a", 3, {1, 2}));
+  if (has_disk()) Open();
+  ASSERT_TRUE(PutManifest("a", 3, {1}).ok());
+  EXPECT_EQ(store_->GetManifest("a")->bytes, MakeManifestBytes("a", 3, {1, 2}));
+  ASSERT_TRUE(PutManifest("a", 3, {1, 3}).ok());  // as many: the newer one
+  EXPECT_EQ(store_->GetManifest("a")->bytes, MakeManifestBytes("a", 3, {1, 3}));
+  ASSERT_TRUE(PutManifest("a", 4, {1}).ok());  // another owner, from an earlier state
+  EXPECT_EQ(store_->GetManifest("a")->bytes, MakeManifestBytes("a", 4, {1}));
+}
+
 TEST_P(TieredStoreTest, AManifestOfAnotherSessionOrEpochOrNoneIsInvalid) {
   Open();
   EXPECT_TRUE(absl::IsInvalidArgument(store_->PutManifest("a", 1, MakeManifestBytes("b", 1, {}))));
@@ -161,7 +175,12 @@ TEST_P(TieredStoreTest, RandomOperationsAgreeWithAModel) {
     options_.disk_bytes = 256u << 10;
     options_.segment_bytes = 16u << 10;
     Open();
-    std::map<std::string, std::pair<uint64_t, std::set<uint64_t>>> manifests;
+    struct Stored {
+      uint64_t epoch;
+      size_t n_named;  // what its tokens follow from
+      std::set<uint64_t> pages;
+    };
+    std::map<std::string, Stored> manifests;
     std::set<uint64_t> ever_put;
     for (int step = 0; step < 400; ++step) {
       const std::string id(1, static_cast<char>('a' + random() % 4));
@@ -191,10 +210,12 @@ TEST_P(TieredStoreTest, RandomOperationsAgreeWithAModel) {
           kept.insert(numbers.begin(), numbers.end());
           const uint64_t epoch = 1 + random() % 5;
           const auto it = manifests.find(id);
-          const bool stale = it != manifests.end() && it->second.first > epoch;
+          const bool stale = it != manifests.end() && it->second.epoch > epoch;
+          const bool overtaken = it != manifests.end() && it->second.epoch == epoch &&
+                                 it->second.n_named > numbers.size();
           ASSERT_EQ(PutManifest(id, epoch, numbers).code(),
                     stale ? absl::StatusCode::kAborted : absl::StatusCode::kOk);
-          if (!stale) manifests[id] = {epoch, kept};
+          if (!stale && !overtaken) manifests[id] = {epoch, numbers.size(), kept};
           break;
         }
         case 5:
@@ -216,8 +237,8 @@ TEST_P(TieredStoreTest, RandomOperationsAgreeWithAModel) {
         }
       }
       for (const auto& [session, state] : manifests) {
-        ASSERT_EQ(store_->GetManifest(session)->epoch, state.first);
-        for (const uint64_t n : state.second) ASSERT_TRUE(Has(n)) << session << " " << n;
+        ASSERT_EQ(store_->GetManifest(session)->epoch, state.epoch);
+        for (const uint64_t n : state.pages) ASSERT_TRUE(Has(n)) << session << " " << n;
       }
       ASSERT_EQ(store_->usage().n_manifests, manifests.size());
     }

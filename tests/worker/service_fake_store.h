@@ -2,6 +2,7 @@
 // taken down, be full, and lose or damage pages.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -36,6 +37,20 @@ class FakeStoreClient : public store::Client {
     absl::MutexLock lock(&mutex_);
     return manifests_.contains(session_id);
   }
+  // Manifests that came after a longer one of the same owner.
+  int n_overtaken() const {
+    absl::MutexLock lock(&mutex_);
+    return n_overtaken_;
+  }
+  // Runs `meanwhile` in the middle of the next call of that kind: HasPages or GetPages.
+  void InNextHasPages(std::function<void()> meanwhile) {
+    absl::MutexLock lock(&mutex_);
+    in_has_pages_ = std::move(meanwhile);
+  }
+  void InNextGetPages(std::function<void()> meanwhile) {
+    absl::MutexLock lock(&mutex_);
+    in_get_pages_ = std::move(meanwhile);
+  }
   // Loses every page of which `lose` says so.
   template <typename F>
   void LosePages(F lose) {
@@ -58,6 +73,7 @@ class FakeStoreClient : public store::Client {
     return absl::OkStatus();
   }
   absl::Status GetPages(std::span<store::PageIn> pages, absl::Time) override {
+    RunOnce(&in_get_pages_);
     absl::MutexLock lock(&mutex_);
     for (store::PageIn& page : pages) {
       page.status = failure_;
@@ -77,6 +93,7 @@ class FakeStoreClient : public store::Client {
   }
   absl::StatusOr<std::vector<bool>> HasPages(std::span<const store::PageKey> keys,
                                              absl::Time) override {
+    RunOnce(&in_has_pages_);
     absl::MutexLock lock(&mutex_);
     if (!failure_.ok()) return failure_;
     std::vector<bool> has;
@@ -96,6 +113,10 @@ class FakeStoreClient : public store::Client {
       const bool is_earlier = next->create_time_us < held.create_time_us;
       if (is_earlier || (!is_later && held.epoch > epoch)) {
         return absl::AbortedError("epoch_stale");
+      }
+      if (!is_later && held.epoch == epoch && next->tokens.size() < held.tokens.size()) {
+        ++n_overtaken_;
+        return absl::OkStatus();
       }
     }
     stored = {.bytes = std::string(manifest), .epoch = epoch};
@@ -120,7 +141,19 @@ class FakeStoreClient : public store::Client {
   absl::StatusOr<store::StoreInfo> GetStatus(absl::Time) override { return store::StoreInfo{}; }
 
  private:
+  void RunOnce(std::function<void()>* meanwhile) {
+    std::function<void()> run;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (failure_.ok()) std::swap(run, *meanwhile);
+    }
+    if (run) run();
+  }
+
   mutable absl::Mutex mutex_;
+  std::function<void()> in_has_pages_;
+  std::function<void()> in_get_pages_;
+  int n_overtaken_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   std::map<store::PageKey, std::string> pages_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, store::StoredManifest> manifests_ ABSL_GUARDED_BY(mutex_);

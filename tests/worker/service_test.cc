@@ -413,6 +413,22 @@ TEST_F(ServiceTest, AnswersGoOnWhileTheStoreIsDown) {
   }));
 }
 
+TEST_F(ServiceTest, StateThatIsWrittenBehindNeverComesAfterANewerOne) {
+  ASSERT_THAT(worker_.Open("s", 1), IsOk());
+  store_.Fail(absl::UnavailableError("connection refused"));
+  ASSERT_THAT(worker_.Append("s", 1, Document()), IsOk());
+  std::atomic<int64_t> n_tokens = 0;
+  store_.InNextHasPages(
+      [&] { n_tokens = worker_.Append("s", 1, "And more.")->session().n_tokens(); });
+  store_.Fail(absl::OkStatus());
+  ASSERT_TRUE(Eventually([&] { return n_tokens > 0; }));
+  ASSERT_TRUE(
+      Eventually([&] { return store_.HasManifest("s") && worker_.writer().pages_behind() == 0; }));
+  absl::SleepFor(absl::Milliseconds(100));  // the older state would have come by now
+  EXPECT_EQ(static_cast<int64_t>(store_.ManifestOf("s").tokens.size()), n_tokens);
+  EXPECT_EQ(store_.n_overtaken(), 0);
+}
+
 TEST_F(ServiceTest, PagesThatLeftAFullQueueAreStoredLater) {
   TestWorker worker("w3", &store_, /*queue_bytes=*/40000);  // six pages
   store_.Fail(absl::UnavailableError("connection refused"));

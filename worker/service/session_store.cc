@@ -185,15 +185,26 @@ absl::Status SessionStore::Sync(const std::string& session_id) {
   if (table_->IsInUse(session_id)) return absl::FailedPreconditionError("busy");
   LEXICO_ASSIGN_OR_RETURN(const SessionRecord record, table_->Find(session_id));
   LEXICO_ASSIGN_OR_RETURN(SessionSnapshot snapshot, engine_->Export(session_id, false));
-  LEXICO_ASSIGN_OR_RETURN(const SessionRecord after, table_->Get(session_id, record.epoch));
-  if (table_->IsInUse(session_id) || after.last_use_time != record.last_use_time) {
-    return absl::FailedPreconditionError("busy");
-  }
+  LEXICO_RETURN_IF_ERROR(CheckUnused(record));
   const absl::Time deadline = absl::Now() + kSyncTimeout;
   absl::Status status = PutMissing(snapshot, deadline);
-  if (status.ok()) status = PutManifest(record, std::move(snapshot.manifest), deadline);
+  if (status.ok()) {
+    // A call that ended during the upload has committed a newer state.
+    LEXICO_RETURN_IF_ERROR(CheckUnused(record));
+    status = PutManifest(record, std::move(snapshot.manifest), deadline);
+  }
   Note(status);
-  return status;
+  LEXICO_RETURN_IF_ERROR(status);
+  // One that ended just now may have been overwritten: the store tells by the tokens, and a turn
+  // can change without any. Once more, then.
+  return CheckUnused(record);
+}
+
+absl::Status SessionStore::CheckUnused(const SessionRecord& record) {
+  LEXICO_ASSIGN_OR_RETURN(const SessionRecord now, table_->Get(record.session_id, record.epoch));
+  const bool is_unused =
+      !table_->IsInUse(record.session_id) && now.last_use_time == record.last_use_time;
+  return is_unused ? absl::OkStatus() : absl::FailedPreconditionError("busy");
 }
 
 absl::StatusOr<SessionStore::Restored> SessionStore::Restore(const SessionIdentity& identity,

@@ -65,6 +65,8 @@ class SessionStore {
   absl::Status PutManifest(const SessionRecord& record, store::Manifest manifest,
                            absl::Time deadline);
   absl::Status Sync(const std::string& session_id);
+  // FailedPrecondition: a call uses the session, or has since `record` was taken.
+  absl::Status CheckUnused(const SessionRecord& record);
   // Says when the store becomes unreachable and when it is back, once each.
   void Note(const absl::Status& status);
 
