@@ -81,6 +81,8 @@ class TestWorker {
   v1::WorkerService::Stub& stub() { return *stub_; }
   SessionService& service() { return *service_; }
   PageWriter& writer() { return *writer_; }
+  Engine& engine() { return *engine_; }
+  SessionTable& table() { return table_; }
   void set_max_positions(int n) { context_.max_positions = n; }
 
   template <typename Request, typename Response>
@@ -510,6 +512,58 @@ TEST_F(ServiceTest, ReleaseDropsHereAndWithDeleteStoredEverywhere) {
   request.set_delete_stored(true);
   ASSERT_THAT(other_.Call(&v1::WorkerService::Stub::Release, request), IsOk());
   EXPECT_FALSE(store_.HasManifest("s"));
+}
+
+TEST_F(ServiceTest, RestoreWithoutItsFenceFailsAndLeavesNothing) {
+  ASSERT_THAT(worker_.Open("s", 1), IsOk());
+  ASSERT_THAT(worker_.Append("s", 1, Document()), IsOk());
+  ASSERT_TRUE(Eventually([&] { return worker_.writer().pages_behind() == 0; }));
+  for (const absl::Status& why :
+       {absl::UnavailableError("refused"), absl::DeadlineExceededError("slow")}) {
+    store_.InNextGetPages([&] { store_.Fail(why); });
+    const auto restored = other_.Restore("s", 2);
+    EXPECT_THAT(restored, StatusIs(StatusCode::kUnavailable, "cache store"));
+    EXPECT_EQ(rpc::ReasonOf(restored.status()), "store_unavailable");
+    store_.Fail(absl::OkStatus());
+    EXPECT_TRUE(other_.service().Held().empty());
+    EXPECT_TRUE(other_.engine().List().empty());
+  }
+  EXPECT_THAT(other_.Restore("s", 2), IsOk());
+}
+
+TEST_F(ServiceTest, RestoreThatIsOvertakenByAnotherCallLeavesNothingInTheEngine) {
+  ASSERT_THAT(worker_.Open("s", 1), IsOk());
+  ASSERT_THAT(worker_.Append("s", 1, Document()), IsOk());
+  store_.InNextGetPages([&] {
+    EXPECT_THAT(other_.table().Add(SessionRecord{.session_id = "s", .epoch = 2}), IsOk());
+  });
+  EXPECT_THAT(other_.Restore("s", 2), StatusIs(StatusCode::kAlreadyExists, "s"));
+  EXPECT_TRUE(other_.engine().List().empty());
+  other_.table().Drop("s", 2);
+  EXPECT_THAT(other_.Restore("s", 3), IsOk());
+}
+
+TEST_F(ServiceTest, HeldCopyIsKeptOnlyWhenTheStoreHasNothingNewer) {
+  ASSERT_THAT(worker_.Open("s", 1), IsOk());
+  ASSERT_THAT(worker_.Append("s", 1, Document()), IsOk());
+  // Its own state: kept, windows and all.
+  const auto kept = worker_.Restore("s", 2);
+  ASSERT_THAT(kept, IsOk());
+  EXPECT_EQ(kept->n_durable_tokens(), kept->n_tokens());
+  EXPECT_EQ(store_.ManifestOf("s").epoch, 2u);
+  // The other worker owned it since, and went on.
+  ASSERT_THAT(other_.Restore("s", 3), IsOk());
+  const auto newer = other_.Append("s", 3, "From the other worker.");
+  ASSERT_THAT(newer, IsOk());
+  const auto back = worker_.Restore("s", 4);
+  ASSERT_THAT(back, IsOk());
+  EXPECT_EQ(back->n_tokens(), newer->session().n_tokens());
+  // Nobody can tell while the store is down; the copy waits.
+  store_.Fail(absl::UnavailableError("connection refused"));
+  EXPECT_THAT(worker_.Restore("s", 5), StatusIs(StatusCode::kUnavailable, "cache store"));
+  EXPECT_THAT(worker_.Describe("s", 4), IsOk());
+  store_.Fail(absl::OkStatus());
+  EXPECT_THAT(worker_.Restore("s", 5), IsOk());
 }
 
 TEST_F(ServiceTest, WrongRequestsAreRefusedWithBothValues) {

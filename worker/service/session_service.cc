@@ -177,26 +177,41 @@ grpc::Status SessionService::Offload(grpc::ServerContext* rpc, const v1::Session
   return recorder.Finish(OffloadSession(*request, DeadlineOf(*rpc), response));
 }
 
+absl::StatusOr<bool> SessionService::IsNewest(const v1::RestoreRequest& request,
+                                              const SessionRecord& held, absl::Time deadline) {
+  // A call that still runs here belongs to an owner that lost the session; so does what it left.
+  // And a session of an earlier life of this id is none of the caller's.
+  if (!held.is_settled || !IdentityOf(request).Is(held.tenant, held.create_time)) return false;
+  if (context_.store == nullptr) return true;
+  // Whoever owned the session since has put it at a larger epoch.
+  LEXICO_ASSIGN_OR_RETURN(const uint64_t stored,
+                          context_.store->StoredEpoch(IdentityOf(request), deadline));
+  return stored <= held.epoch;
+}
+
 absl::StatusOr<bool> SessionService::KeepHeld(const v1::RestoreRequest& request,
-                                              v1::Session* response) {
+                                              absl::Time deadline, v1::Session* response) {
   auto held = context_.table->Find(request.session_id());
   if (!held.ok()) return false;
   if (held->epoch > request.epoch()) {
     return context_.table->Get(request.session_id(), request.epoch()).status();
   }
-  // A call that still runs here belongs to an owner that lost the session; so does what it left.
-  // And a session of an earlier life of this id is none of the caller's.
+  bool is_newest = false;
   auto use = context_.table->Acquire(request.session_id(), held->epoch);
-  if (!use.ok() || !use->record.is_settled ||
-      !IdentityOf(request).Is(held->tenant, held->create_time)) {
+  if (use.ok()) {
+    LEXICO_ASSIGN_OR_RETURN(is_newest, IsNewest(request, use->record, deadline));
+  }
+  if (!is_newest) {
     DropSession(context_, request.session_id(), request.epoch());
     return false;
   }
   SessionRecord record = use->record;
-  context_.table->Drop(request.session_id(), request.epoch());
   record.epoch = request.epoch();
+  if (context_.store != nullptr) {
+    LEXICO_RETURN_IF_ERROR(context_.store->CommitNow(&record, deadline));
+  }
+  context_.table->Drop(request.session_id(), request.epoch());
   LEXICO_ASSIGN_OR_RETURN(const SessionTable::Use again, context_.table->Add(record));
-  if (context_.store != nullptr) LEXICO_RETURN_IF_ERROR(context_.store->Commit(record));
   LEXICO_ASSIGN_OR_RETURN(*response, DescribeSession(context_, record));
   return true;
 }
@@ -205,15 +220,19 @@ absl::Status SessionService::RestoreSession(const v1::RestoreRequest& request, a
                                             v1::Session* response) {
   if (context_.phase != Phase::kServing) return Leaving(context_);
   LEXICO_RETURN_IF_ERROR(CheckSession(request.session_id(), request.epoch()));
-  LEXICO_ASSIGN_OR_RETURN(const bool is_kept, KeepHeld(request, response));
+  LEXICO_ASSIGN_OR_RETURN(const bool is_kept, KeepHeld(request, deadline, response));
   if (is_kept) return absl::OkStatus();
   if (context_.store == nullptr) return NoStore();
   auto restored = context_.store->Restore(IdentityOf(request), request.epoch(), deadline);
   if (!restored.ok()) return FromEngine(restored.status());
   auto use = context_.table->Add(restored->record);
-  if (!use.ok()) return use.status();
-  // From here on a former owner that still lives cannot write the session any more.
-  const absl::Status committed = context_.store->Commit(restored->record);
+  if (!use.ok()) {
+    // Opened by another call meanwhile, which cannot have it in the engine: we do.
+    const absl::Status dropped = context_.engine->Drop(request.session_id());
+    if (!dropped.ok()) spdlog::warn("{}", std::string(dropped.message()));
+    return use.status();
+  }
+  const absl::Status committed = context_.store->CommitNow(&restored->record, deadline);
   if (!committed.ok()) {
     DropSession(context_, request.session_id(), request.epoch());
     return committed;

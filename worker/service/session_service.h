@@ -65,7 +65,11 @@ class SessionService final : public v1::WorkerService::Service {
                               v1::Session* response);
   absl::Status ReleaseSession(const v1::ReleaseRequest& request, absl::Time deadline);
   // True: a session that is here already, at a smaller epoch, and as its client believes, stayed.
-  absl::StatusOr<bool> KeepHeld(const v1::RestoreRequest& request, v1::Session* response);
+  // Unavailable "store_unavailable": the store cannot say whether another owner went on since.
+  absl::StatusOr<bool> KeepHeld(const v1::RestoreRequest& request, absl::Time deadline,
+                                v1::Session* response);
+  absl::StatusOr<bool> IsNewest(const v1::RestoreRequest& request, const SessionRecord& held,
+                                absl::Time deadline);
 
   ServiceContext& context_;
   std::atomic<int> n_uploads_ = 0;

@@ -136,6 +136,27 @@ absl::Status SessionStore::Commit(const SessionRecord& record) {
   return absl::OkStatus();
 }
 
+absl::Status SessionStore::CommitNow(SessionRecord* record, absl::Time deadline) {
+  LEXICO_ASSIGN_OR_RETURN(SessionSnapshot snapshot,
+                          engine_->Export(record->session_id, /*with_window=*/false));
+  const auto n_tokens = static_cast<int64_t>(snapshot.manifest.tokens.size());
+  LEXICO_RETURN_IF_ERROR(StoreError(PutManifest(*record, std::move(snapshot.manifest), deadline)));
+  record->n_durable_tokens = n_tokens;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<uint64_t> SessionStore::StoredEpoch(const SessionIdentity& identity,
+                                                   absl::Time deadline) {
+  const auto stored = client_->GetManifest(identity.session_id, deadline);
+  Note(stored.status());
+  if (absl::IsNotFound(stored.status())) return 0;
+  if (!stored.ok()) return StoreError(stored.status());
+  LEXICO_ASSIGN_OR_RETURN(const store::Manifest manifest,
+                          store::DecodeManifest(base::AsBytes(stored->bytes)));
+  const absl::Time create_time = absl::FromUnixMicros(manifest.create_time_us);
+  return identity.Is(manifest.tenant, create_time) ? stored->epoch : 0;
+}
+
 void SessionStore::CommitLater(const std::string& session_id) {
   writer_->SyncLater(session_id, absl::Now() + kCancelledCommitDelay);
 }

@@ -38,6 +38,9 @@ class SessionStore {
   // now: it is put later, and n_durable_tokens lags until then. Aborted "epoch_stale": another
   // owner has the session.
   absl::Status Commit(const SessionRecord& record);
+  // Puts the token log and fails where Commit puts it off: Unavailable "store_unavailable". The
+  // fence of a new owner: when it is OK, no former owner can write the session any more.
+  absl::Status CommitNow(SessionRecord* record, absl::Time deadline);
   // As Commit, but later and behind: after a cancelled call, so that a coordinator which believes
   // the call lost can take the session up as it was before.
   void CommitLater(const std::string& session_id);
@@ -54,6 +57,9 @@ class SessionStore {
   // another model or dictionary.
   absl::StatusOr<Restored> Restore(const SessionIdentity& identity, uint64_t epoch,
                                    absl::Time deadline);
+
+  // Of the session's manifest; 0: the store has none.
+  absl::StatusOr<uint64_t> StoredEpoch(const SessionIdentity& identity, absl::Time deadline);
 
   absl::Status DeleteStored(const std::string& session_id, uint64_t epoch, absl::Time deadline);
 
