@@ -566,6 +566,24 @@ TEST_F(ServiceTest, HeldCopyIsKeptOnlyWhenTheStoreHasNothingNewer) {
   EXPECT_THAT(worker_.Restore("s", 5), IsOk());
 }
 
+TEST_F(ServiceTest, SessionThatTheStoreCannotDeleteStaysWhole) {
+  ASSERT_THAT(worker_.Open("s", 1), IsOk());
+  store_.Fail(absl::UnavailableError("connection refused"));
+  ASSERT_THAT(worker_.Append("s", 1, Document()), IsOk());  // not stored
+  v1::ReleaseRequest request;
+  request.mutable_session()->set_session_id("s");
+  request.mutable_session()->set_epoch(1);
+  request.set_delete_stored(true);
+  const auto failed = worker_.Call(&v1::WorkerService::Stub::Release, request);
+  EXPECT_THAT(failed, StatusIs(StatusCode::kUnavailable, "cache store"));
+  EXPECT_EQ(rpc::ReasonOf(failed.status()), "store_unavailable");
+  EXPECT_THAT(Generate(worker_, MakeRun("s", 1, 2)).status, IsOk());
+  store_.Fail(absl::OkStatus());
+  ASSERT_THAT(worker_.Call(&v1::WorkerService::Stub::Release, request), IsOk());
+  EXPECT_THAT(worker_.Describe("s", 1), StatusIs(StatusCode::kNotFound, "s"));
+  EXPECT_FALSE(store_.HasManifest("s"));
+}
+
 TEST_F(ServiceTest, WrongRequestsAreRefusedWithBothValues) {
   ASSERT_THAT(worker_.Open("s", 1), IsOk());
   EXPECT_THAT(worker_.Open("s", 1), StatusIs(StatusCode::kAlreadyExists, "s"));

@@ -254,10 +254,18 @@ absl::Status SessionService::ReleaseSession(const v1::ReleaseRequest& request,
   if (held.ok() && held->epoch > session.epoch()) {
     return context_.table->Get(session.session_id(), session.epoch()).status();
   }
-  const bool was_held = DropSession(context_, session.session_id(), session.epoch());
-  if (request.delete_stored() && context_.store != nullptr) {
-    return context_.store->DeleteStored(session.session_id(), session.epoch(), deadline);
+  const bool deletes = request.delete_stored() && context_.store != nullptr;
+  if (deletes) {
+    // First: when the store cannot delete it now, the session stays whole. In use, so that it is
+    // not written behind again; a call that runs here has lost it anyway.
+    const auto use =
+        context_.table->Acquire(session.session_id(), held.ok() ? held->epoch : session.epoch());
+    LEXICO_RETURN_IF_ERROR(
+        context_.store->DeleteStored(session.session_id(), session.epoch(), deadline));
+    DropSession(context_, session.session_id(), session.epoch());
+    return absl::OkStatus();
   }
+  const bool was_held = DropSession(context_, session.session_id(), session.epoch());
   return was_held ? absl::OkStatus() : held.status();
 }
 
