@@ -68,10 +68,11 @@ absl::Status GenerateCall::RunOnce(const Hold& hold, const Located& located) {
   if (!passed.ok()) context->TryCancel();
   const absl::Status finished = rpc::FromGrpc(reader->Finish());
   if (!passed.ok()) return passed;
+  // The client has its Finished, and the store the answer: how the stream ends changes nothing.
+  if (is_finished_) return absl::OkStatus();
   if (!finished.ok()) {
     return base::Annotate(finished, fmt::format("worker {}", located.worker_id));
   }
-  if (is_finished_) return absl::OkStatus();
   return absl::InternalError(
       fmt::format("worker {} ended the stream of session {} without Finished", located.worker_id,
                   hold.session_id()));

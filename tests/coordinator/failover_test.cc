@@ -52,6 +52,21 @@ TEST_F(FailoverTest, WorkerKilledMidGenerateContinuesElsewhereWithoutGapOrRepeat
   EXPECT_EQ(MetricSum("lexico_recoveries_total"), 1);
 }
 
+TEST_F(FailoverTest, AnswerThatFinishedIsFinishedOnceHoweverItsStreamEnds) {
+  const std::string holder = Prepare({"s"});
+  for (const absl::Status& end : {absl::UnavailableError("socket closed"),
+                                  absl::AbortedError("epoch"), absl::InternalError("broken")}) {
+    WorkerAt(holder).FailAfterFinished(end);
+    const int64_t n_before = Get("s")->n_tokens();
+    const Answer answer = Generate("s", "question", 3);
+    EXPECT_THAT(answer.status, IsOk()) << end;
+    EXPECT_EQ(answer.n_finished, 1) << end;
+    EXPECT_EQ(answer.ids.size(), 3u) << end;
+    EXPECT_EQ(Get("s")->n_tokens(), n_before + 8 + 3) << end;
+  }
+  EXPECT_EQ(WorkerAt(Other(holder)).n_runs(), 0);
+}
+
 TEST_F(FailoverTest, OnlyWorkerThatRestartsContinuesTheStream) {
   AddWorker("w1");
   for (const char* id : {"killed", "whole"}) {

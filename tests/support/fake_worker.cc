@@ -211,6 +211,11 @@ void FakeWorker::FailRun(absl::Status status) {
   failures_["Run"] = std::move(status);
 }
 
+void FakeWorker::FailAfterFinished(absl::Status status) {
+  absl::MutexLock lock(&mutex_);
+  failures_["Finished"] = std::move(status);
+}
+
 absl::Status FakeWorker::InjectedFailure(const std::string& method) {
   absl::MutexLock lock(&mutex_);
   const auto it = failures_.find(method);
@@ -375,7 +380,7 @@ grpc::Status FakeWorker::Run(grpc::ServerContext* context, const v1::RunRequest*
   event.mutable_finished()->set_reason(v1::FINISH_REASON_LENGTH);
   *event.mutable_finished()->mutable_usage() = usage;
   writer->Write(event);
-  return grpc::Status::OK;
+  return rpc::ToGrpc(InjectedFailure("Finished"));
 }
 
 grpc::Status FakeWorker::Fork(grpc::ServerContext* context, const v1::WorkerForkRequest* request,

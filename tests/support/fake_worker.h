@@ -90,6 +90,8 @@ class FakeWorker final : public v1::WorkerService::Service {
   void FailRestore(absl::Status status);
   void FailOffload(absl::Status status);
   void FailRun(absl::Status status);
+  // How Run ends after Finished was sent.
+  void FailAfterFinished(absl::Status status);
 
   bool Holds(const std::string& session_id);
   uint64_t EpochOf(const std::string& session_id);
