@@ -93,7 +93,8 @@ absl::Status AppendDocument(Cluster& cluster, Mover& mover, const Caller& caller
   if (IsTransportFailure(finished) || IsStaleOwner(finished)) {
     LEXICO_RETURN_IF_ERROR(mover.Fence(hold, located.worker_id, IsTransportFailure(finished)));
     return WorkerLost(session_id, located.worker_id,
-                      "nothing of the document is in it; send it again");
+                      "it may have stored the document before its reply was lost: send it again "
+                      "only if GetSession shows as many tokens as before");
   }
   return base::Annotate(finished, fmt::format("worker {}", located.worker_id));
 }

@@ -132,7 +132,7 @@ TEST_F(FailoverTest, AppendInterruptedByDeathIsRefusedAndItsRetryWorks) {
   WorkerAt(holder).Kill();
   writer->WritesDone();
   const absl::Status status = rpc::FromGrpc(writer->Finish());
-  EXPECT_THAT(status, StatusIs(kUnavailable, "send it again"));
+  EXPECT_THAT(status, StatusIs(kUnavailable, "only if GetSession shows as many tokens"));
   EXPECT_EQ(rpc::ReasonOf(status), "worker_lost");
   const auto retried = Append("s", {"more text"});
   ASSERT_THAT(retried, IsOk());
