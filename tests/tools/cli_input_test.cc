@@ -3,7 +3,6 @@
 
 #include <vector>
 
-#include "proto/base/options.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temp_dir.h"
 #include "tools/cli/command.h"
@@ -20,7 +19,7 @@ absl::Status Parse(std::vector<const char*> arguments, Command* command) {
   CLI::App app;
   AddCommands(app, *command);
   arguments.insert(arguments.begin(), "lexico");
-  return base::ParseCommandLine(app, static_cast<int>(arguments.size()), arguments.data());
+  return ParseArguments(app, static_cast<int>(arguments.size()), arguments.data(), *command);
 }
 
 absl::Status Parse(std::vector<const char*> arguments) {
@@ -65,6 +64,37 @@ TEST(CliCommandLineTest, MissingWordsAreNamed) {
   EXPECT_THAT(Parse({}), StatusIs(StatusCode::kInvalidArgument, "subcommand"));
   EXPECT_THAT(Parse({"ask", "id"}), StatusIs(StatusCode::kInvalidArgument, "question"));
   EXPECT_THAT(Parse({"session", "show"}), StatusIs(StatusCode::kInvalidArgument, "id"));
+}
+
+TEST(CliCommandLineTest, TextThatIsNotUtf8IsRefusedByName) {
+  for (const auto& [name, arguments] :
+       std::vector<std::pair<std::string, std::vector<const char*>>>{
+           {"--tenant", {"session", "list", "--tenant", "\xff"}},
+           {"--server", {"--server", "\xff:1", "session", "list"}},
+           {"--stop", {"ask", "s", "why?", "--stop", "good", "--stop", "ab\xff"}},
+           {"id", {"session", "show", "\xff"}},
+           {"--id", {"session", "create", "--id", "\xff"}},
+           {"--profile", {"session", "create", "--profile", "\xff"}},
+           {"--model", {"chat", "--model", "\xff"}},
+           {"--worker", {"session", "migrate", "s", "--worker", "\xff"}},
+           {"worker", {"worker", "drain", "\xff"}}}) {
+    EXPECT_THAT(Parse(arguments), StatusIs(StatusCode::kInvalidArgument, name + ": "));
+    EXPECT_THAT(Parse(arguments), StatusIs(StatusCode::kInvalidArgument, "UTF-8"));
+  }
+  // The names of files are bytes.
+  EXPECT_THAT(Parse({"session", "append", "s", "\xff.txt"}), IsOk());
+  EXPECT_THAT(Parse({"local", "--model", "\xff"}), IsOk());
+}
+
+TEST(CliCommandLineTest, TenantsThatGrpcCannotCarryAreRefused) {
+  EXPECT_THAT(Parse({"session", "list", "--tenant", "caf\xC3\xA9"}),
+              StatusIs(StatusCode::kInvalidArgument, "--tenant has the byte 0xc3 at 3"));
+  EXPECT_THAT(Parse({"session", "list", "--tenant", "a\n"}),
+              StatusIs(StatusCode::kInvalidArgument, "0x0a at 1"));
+  EXPECT_THAT(Parse({"session", "list", "--tenant", "team-1"}), IsOk());
+  setenv("LEXICO_TENANT", "\xff", /*overwrite=*/1);
+  EXPECT_THAT(Parse({"session", "list"}), StatusIs(StatusCode::kInvalidArgument, "--tenant"));
+  unsetenv("LEXICO_TENANT");
 }
 
 TEST(CliCommandLineTest, EverySubcommandTeachesByExample) {

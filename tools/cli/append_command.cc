@@ -121,7 +121,8 @@ void AddAppendCommand(CLI::App& session, Command& command) {
   auto options = std::make_shared<AppendOptions>();
   auto* append = session.add_subcommand("append", "Read a document into a session");
   append->add_option("id", options->id, "The session")->required();
-  append->add_option("file", options->path, "UTF-8 text; - or nothing: standard input");
+  append->add_option("file", options->path, "UTF-8 text; - or nothing: standard input")
+      ->type_name(kPathType);
   append->footer(R"(The document is one unit: when reading fails, nothing of it is in the session.
 Examples:
   lexico session append notes handbook.txt

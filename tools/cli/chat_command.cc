@@ -154,7 +154,8 @@ void AddChatCommand(CLI::App& app, Command& command) {
   chat->add_option_function<std::string>(
       "id", [options](const std::string& id) { options->create.set_session_id(id); },
       "The session to resume, or to make under this id; a new one when absent");
-  chat->add_option("--document", options->document, "Read this file into the session first");
+  chat->add_option("--document", options->document, "Read this file into the session first")
+      ->type_name(kPathType);
   chat->add_option_function<std::string>(
       "--model", [options](const std::string& model) { options->create.set_model(model); },
       "Model of a new session");

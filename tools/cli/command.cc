@@ -2,6 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
+#include "absl/strings/ascii.h"
+#include "proto/base/options.h"
+#include "proto/base/status.h"
+#include "proto/base/utf8.h"
 #include "proto/rpc/status_map.h"
 
 namespace lexico::cli {
@@ -16,6 +22,31 @@ constexpr char kFooter[] = R"(A first conversation:
 
 Every command takes --json for scripts and --help for its examples.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 server unavailable.)";
+
+// Every string argument that was given to `app` or to a chosen subcommand, from argv or the
+// environment.
+absl::Status CheckTexts(const CLI::App& app) {
+  for (const CLI::Option* option : app.get_options()) {
+    if (option->get_type_name() == kPathType) continue;
+    for (const std::string& text : option->results()) {
+      if (const absl::Status status = base::CheckUtf8(text); !status.ok()) {
+        return base::Annotate(status, option->get_name());
+      }
+    }
+  }
+  for (const CLI::App* sub : app.get_subcommands()) LEXICO_RETURN_IF_ERROR(CheckTexts(*sub));
+  return absl::OkStatus();
+}
+
+// gRPC ends the process on metadata outside printable ASCII; the server's own rule is narrower.
+absl::Status CheckTenant(const std::string& tenant) {
+  const auto bad = std::find_if_not(tenant.begin(), tenant.end(),
+                                    [](unsigned char c) { return absl::ascii_isprint(c); });
+  if (bad == tenant.end()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      fmt::format("--tenant has the byte 0x{:02x} at {}; allowed are letters, digits and ._-",
+                  static_cast<unsigned char>(*bad), bad - tenant.begin()));
+}
 
 }  // namespace
 
@@ -33,10 +64,13 @@ void AddCommands(CLI::App& app, Command& command) {
   app.add_flag("--json", globals.json, "Print JSON for scripts");
   app.add_option("--timeout", globals.timeout_s, "Give up on a call after this many seconds")
       ->check(CLI::Range(0.0, 1e6));
-  app.add_option("--tls-ca", globals.tls.ca_file, "PEM file: trust servers signed by it (TLS)");
+  app.add_option("--tls-ca", globals.tls.ca_file, "PEM file: trust servers signed by it (TLS)")
+      ->type_name(kPathType);
   app.add_option("--tls-certificate", globals.tls.certificate_file,
-                 "PEM file: our certificate, where the server asks for one");
-  app.add_option("--tls-key", globals.tls.key_file, "PEM file: the key of --tls-certificate");
+                 "PEM file: our certificate, where the server asks for one")
+      ->type_name(kPathType);
+  app.add_option("--tls-key", globals.tls.key_file, "PEM file: the key of --tls-certificate")
+      ->type_name(kPathType);
   AddLocalCommand(app, command);
   AddSessionCommands(app, command);
   AddAskCommand(app, command);
@@ -44,6 +78,13 @@ void AddCommands(CLI::App& app, Command& command) {
   AddWorkerCommands(app, command);
   AddTokenCommands(app, command);
   AddInfoCommands(app, command);
+}
+
+absl::Status ParseArguments(CLI::App& app, int argc, const char* const* argv,
+                            const Command& command) {
+  LEXICO_RETURN_IF_ERROR(base::ParseCommandLine(app, argc, argv));
+  LEXICO_RETURN_IF_ERROR(CheckTexts(app));
+  return CheckTenant(command.globals.tenant);
 }
 
 int ExitCode(const absl::Status& status) {

@@ -30,6 +30,15 @@ struct Command {
 // The whole command line. `app` and `command` must outlive the parsing and the run.
 void AddCommands(CLI::App& app, Command& command);
 
+// Parses argv as base::ParseCommandLine does, and refuses what cannot be sent: InvalidArgument
+// names an argument that is not UTF-8 (options of type kPathType excepted: names of files are
+// bytes) and a tenant that is no gRPC metadata.
+absl::Status ParseArguments(CLI::App& app, int argc, const char* const* argv,
+                            const Command& command);
+
+// The CLI11 type name of options that hold the name of a file or a folder.
+inline constexpr char kPathType[] = "PATH";
+
 // The groups, one file each. `command` must outlive `app`'s parsing.
 void AddLocalCommand(CLI::App& app, Command& command);
 void AddSessionCommands(CLI::App& app, Command& command);

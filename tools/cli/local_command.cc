@@ -97,15 +97,19 @@ CLI::Validator ByteSize() {
 void AddLocalCommand(CLI::App& app, Command& command) {
   auto options = std::make_shared<LocalOptions>();
   auto* local = app.add_subcommand("local", "Run all servers on this machine until Ctrl-C");
-  local->add_option("--model", options->model, "Model folder (default: the embedded lexico-20m)");
-  local->add_option("--dictionary", options->dictionary,
-                    "Dictionary file (default: that of the model folder)");
+  local->add_option("--model", options->model, "Model folder (default: the embedded lexico-20m)")
+      ->type_name(kPathType);
+  local
+      ->add_option("--dictionary", options->dictionary,
+                   "Dictionary file (default: that of the model folder)")
+      ->type_name(kPathType);
   local->add_option("--workers", options->n_workers, "Worker processes")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
-  local->add_option(
-      "--data-dir", options->data_dir,
-      "Where sessions and logs live (default: a temporary folder, removed at the end)");
+  local
+      ->add_option("--data-dir", options->data_dir,
+                   "Where sessions and logs live (default: a temporary folder, removed at the end)")
+      ->type_name(kPathType);
   local->add_option("--port", options->port, "Port of the coordinator; 0 picks one")
       ->check(CLI::Range(0, 65535))
       ->capture_default_str();

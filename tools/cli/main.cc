@@ -1,14 +1,13 @@
 // lexico: the command line client, and with `lexico local` a supervisor of the servers.
 #include <fmt/format.h>
 
-#include "proto/base/options.h"
 #include "tools/cli/command.h"
 
 int main(int argc, char** argv) {
   CLI::App app;
   lexico::cli::Command command;
   lexico::cli::AddCommands(app, command);
-  const absl::Status parsed = lexico::base::ParseCommandLine(app, argc, argv);
+  const absl::Status parsed = lexico::cli::ParseArguments(app, argc, argv, command);
   if (absl::IsCancelled(parsed)) {
     fmt::print("{}", std::string(parsed.message()));
     return 0;

@@ -106,7 +106,8 @@ CLI::App* AddOne(CLI::App& app, Command& command, const std::string& name, const
                  absl::Status (*run)(const Globals&, const TokenOptions&)) {
   auto* sub = app.add_subcommand(name, help);
   auto* file = sub->add_option("--tokenizer", options->tokenizer,
-                               "A tokenizer.json; without it the server's tokenizer is used");
+                               "A tokenizer.json; without it the server's tokenizer is used")
+                   ->type_name(kPathType);
   sub->add_option("--model", options->model, "Model of the server; may be absent when there is one")
       ->excludes(file);
   sub->add_flag("--special", options->special, special_help);
