@@ -10,6 +10,7 @@
 #include "proto/base/log.h"
 #include "proto/base/metrics.h"
 #include "proto/base/options.h"
+#include "proto/base/profile.h"
 #include "proto/base/status.h"
 #include "proto/rpc/channel.h"
 #include "proto/rpc/server.h"
@@ -30,8 +31,6 @@ namespace {
 constexpr size_t kWriterShare = 8;
 // A start is not held up longer than this by a coordinator that does not answer.
 constexpr absl::Duration kRegisterWait = absl::Seconds(3);
-// Sparsities that ListModels names; any from 1 to limits.h kSparsityMax can be asked for by name.
-constexpr int kNamedSparsities[] = {2, 4, 8, 12, 16, 24, 32};
 
 // Everything in the order in which it is made; destroyed in reverse.
 struct Worker {
@@ -118,17 +117,13 @@ v1::ModelInfo DescribeModel(const Worker& worker) {
   info.set_vocab_size(config.vocab_size);
   info.set_max_positions(config.max_positions);
   info.set_has_chat_template(worker.text.turns.has_value());
-  if (worker.dictionary == nullptr) {
-    info.add_profiles("dense");
-    return info;
+  if (worker.dictionary != nullptr) {
+    info.set_dictionary_fingerprint(worker.dictionary->fingerprint().ToHex());
+    info.set_n_atoms(worker.dictionary->n_atoms());
   }
-  info.set_dictionary_fingerprint(worker.dictionary->fingerprint().ToHex());
-  info.set_n_atoms(worker.dictionary->n_atoms());
-  info.add_profiles(std::string(kDefaultProfile));
-  info.add_profiles("dense");
-  for (const int sparsity : kNamedSparsities) {
-    const std::string name = fmt::format("paper-s{}", sparsity);
-    if (name != kDefaultProfile) info.add_profiles(name);
+  for (const std::string& name :
+       base::ListedProfiles(base::SparsityMax(info.head_dim(), info.n_atoms()))) {
+    info.add_profiles(name);
   }
   return info;
 }
@@ -143,7 +138,7 @@ void PrintBudget(const Worker& worker) {
           worker.dictionary == nullptr ? 0.0 : static_cast<double>(worker.dictionary->bytes())),
       base::HumanBytes(static_cast<double>(load.pool.total_bytes)),
       load.n_pages / n_layers * base::kPageTokens,
-      worker.dictionary == nullptr ? "dense" : std::string(kDefaultProfile),
+      worker.context.model.profiles(0),
       kernels::Stream::Cpu(worker.options.threads).threads());
 }
 

@@ -14,6 +14,7 @@
 #include "coordinator/service/worker_call.h"
 #include "proto/base/hash.h"
 #include "proto/base/limits.h"
+#include "proto/base/profile.h"
 #include "proto/base/status.h"
 #include "proto/rpc/status_map.h"
 
@@ -50,14 +51,13 @@ absl::Status IdTaken(const std::string& id) {
 }
 
 absl::Status CheckProfile(const v1::ModelInfo& model, const std::string& profile) {
-  std::string names;
-  for (const std::string& known : model.profiles()) {
-    if (known == profile) return absl::OkStatus();
-    names += (names.empty() ? "" : ", ") + known;
-  }
-  return rpc::WithDetail(absl::NotFoundError(fmt::format("model {} has no profile {}; it has: {}",
-                                                         model.name(), profile, names)),
-                         "profile_unknown");
+  const auto parsed = base::ParseProfile(profile);
+  const int sparsity_max = base::SparsityMax(model.head_dim(), model.n_atoms());
+  if (parsed.ok() && base::CheckProfile(*parsed, sparsity_max).ok()) return absl::OkStatus();
+  return rpc::WithDetail(
+      absl::NotFoundError(fmt::format("model {} has no profile {}; allowed are {}", model.name(),
+                                      profile, base::AllowedProfiles(sparsity_max))),
+      "profile_unknown");
 }
 
 // Fills in what the request left to the model.

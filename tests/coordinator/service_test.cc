@@ -70,6 +70,17 @@ TEST_F(ServiceTest, ChosenIdDefaultsAndIdempotentCreation) {
   EXPECT_THAT(Create(other), StatusIs(kAlreadyExists, "session s"));
 }
 
+TEST_F(ServiceTest, ProfilesThatAreNotListedAreServedWhereTheyFit) {
+  AddWorker("w1");
+  for (const char* profile : {"paper-s1", "paper-s3", "paper-s32", "dense"}) {
+    v1::CreateSessionRequest request;
+    request.set_profile(profile);
+    const auto session = Create(request);
+    ASSERT_THAT(session, IsOk());
+    EXPECT_EQ(session->profile(), profile);
+  }
+}
+
 TEST_F(ServiceTest, SessionsSpreadOverWorkers) {
   AddWorker("w1");
   AddWorker("w2");
@@ -87,7 +98,9 @@ TEST_F(ServiceTest, WrongRequestsSayWhatIsWrong) {
   EXPECT_THAT(Create(request), StatusIs(kNotFound, "served are: fake"));
   request.set_model("fake");
   request.set_profile("nope");
-  EXPECT_THAT(Create(request), StatusIs(kNotFound, "it has: paper-s16, dense"));
+  EXPECT_THAT(Create(request), StatusIs(kNotFound, "allowed are dense and paper-s1 to paper-s32"));
+  request.set_profile("paper-s33");
+  EXPECT_THAT(Create(request), StatusIs(kNotFound, "allowed are dense and paper-s1 to paper-s32"));
   request.set_profile("");
   request.set_format(v1::TEXT_FORMAT_RAW);
   request.set_system_prompt("be brief");

@@ -271,6 +271,8 @@ v1::ModelInfo FakeWorker::Model() const {
   v1::ModelInfo model;
   model.set_name(options_.model);
   model.set_fingerprint(options_.fingerprint);
+  model.set_head_dim(32);
+  model.set_n_atoms(1024);
   model.add_profiles("paper-s16");
   model.add_profiles("dense");
   model.set_has_chat_template(true);

@@ -31,7 +31,7 @@ class KvTest : public testing::Test {
   static KvLayout Layout(const std::string& profile, kernels::DType type = kernels::DType::kBF16) {
     const KvShape shape{
         .n_layers = kLayers, .n_kv_heads = kHeads, .head_dim = kHeadDim, .cache_type = type};
-    return MakeKvLayout(shape, *ParseProfile(profile), kAtoms);
+    return MakeKvLayout(shape, *base::ParseProfile(profile), kAtoms);
   }
   KvIdentity Identity() const {
     KvIdentity identity;

@@ -177,7 +177,8 @@ void AddCreate(CLI::App& session, Command& command) {
       "Model (lexico models lists them); may be absent when there is one");
   create->add_option_function<std::string>(
       "--profile", [options](const std::string& profile) { options->request.set_profile(profile); },
-      "How to code keys and values: dense, paper-s16, ... (lexico models lists them)");
+      "How to code keys and values: dense, or paper-sN with N atoms a vector, up to 64 and to the "
+      "model's head_dim (lexico models lists some)");
   create->add_option("--format", options->format, "chat or raw; default: what the model has")
       ->check(CLI::IsMember({"chat", "raw"}));
   create->add_option_function<std::string>(

@@ -53,7 +53,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
     }
   }
   // The largest block: a window, or a dense page where its window were shorter (it never is).
-  const KvLayout dense = MakeKvLayout(context.shape, Profile{.name = "dense"}, 0);
+  const KvLayout dense = MakeKvLayout(context.shape, base::Profile{.name = "dense"}, 0);
   const size_t largest = std::max(dense.window_bytes(), dense.page_bytes());
   LEXICO_ASSIGN_OR_RETURN(
       std::unique_ptr<PagePool> pool,
@@ -69,7 +69,6 @@ Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::~Engine() = default;
 
 const Transformer& Engine::transformer() const { return impl_->transformer(); }
-std::vector<std::string> Engine::ProfileNames() const { return impl_->ProfileNames(); }
 absl::Status Engine::OpenSession(const SessionSpec& spec) { return impl_->OpenSession(spec); }
 absl::Status Engine::Fork(const std::string& session_id, const std::string& new_session_id) {
   return impl_->Fork(session_id, new_session_id);

@@ -35,7 +35,6 @@
 #include "proto/base/clock.h"
 #include "proto/base/metrics.h"
 #include "worker/kv/page_pool.h"
-#include "worker/kv/profile.h"
 #include "worker/kv/session_kv.h"
 #include "worker/kv/snapshot.h"
 #include "worker/model/dictionary_file.h"
@@ -72,7 +71,7 @@ struct EngineOptions {
 struct SessionSpec {
   std::string session_id;
   std::string tenant;
-  std::string profile;  // empty: kDefaultProfile
+  std::string profile;  // empty: base::kDefaultProfile
 };
 
 struct SessionInfo {
@@ -192,8 +191,6 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
 
   const Transformer& transformer() const;
-  // Those this engine serves, the default first: "paper-s16", "dense", and the form "paper-sN".
-  std::vector<std::string> ProfileNames() const;
 
   // -- Sessions. A busy session is FailedPrecondition "session_busy", an unknown one NotFound. ----
   // AlreadyExists; NotFound for the profile; FailedPrecondition for a coded profile without

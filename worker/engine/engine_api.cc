@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "proto/base/options.h"
+#include "proto/base/profile.h"
 #include "proto/base/status.h"
 #include "worker/engine/engine_impl.h"
 #include "worker/engine/errors.h"
@@ -20,24 +21,10 @@ absl::Status Exhausted(const absl::Status& status) {
 
 }  // namespace
 
-std::vector<std::string> Engine::Impl::ProfileNames() const {
-  if (n_atoms_ == 0) return {"dense"};
-  return {std::string(kDefaultProfile), "dense", "paper-sN"};
-}
-
 absl::StatusOr<KvLayout> Engine::Impl::LayoutOf(const std::string& name) const {
-  LEXICO_ASSIGN_OR_RETURN(const Profile profile, ParseProfile(name));
-  if (!profile.is_dense() && n_atoms_ == 0) {
-    return absl::FailedPreconditionError(fmt::format(
-        "profile {} needs dictionaries and this worker has none; use dense or --dictionary",
-        profile.name));
-  }
-  const int sparsity = std::max(profile.sparsity_k, profile.sparsity_v);
-  if (sparsity > context_.shape.head_dim) {
-    return absl::FailedPreconditionError(
-        fmt::format("profile {} takes {} atoms a vector, head_dim of this model is {}",
-                    profile.name, sparsity, context_.shape.head_dim));
-  }
+  LEXICO_ASSIGN_OR_RETURN(const base::Profile profile, base::ParseProfile(name));
+  LEXICO_RETURN_IF_ERROR(
+      base::CheckProfile(profile, base::SparsityMax(context_.shape.head_dim, n_atoms_)));
   return MakeKvLayout(context_.shape, profile, n_atoms_);
 }
 

@@ -33,7 +33,6 @@ class Engine::Impl {
 
   // -- Any thread (engine_api.cc); contracts in engine.h ------------------------------------------
   const Transformer& transformer() const { return *context_.transformer; }
-  std::vector<std::string> ProfileNames() const;
   absl::Status OpenSession(const SessionSpec& spec);
   absl::Status Fork(const std::string& session_id, const std::string& new_session_id);
   absl::StatusOr<SessionInfo> Describe(const std::string& session_id) const;

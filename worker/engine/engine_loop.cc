@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "proto/base/check.h"
+#include "proto/base/profile.h"
 #include "worker/engine/engine_impl.h"
 #include "worker/engine/errors.h"
 
@@ -26,8 +27,10 @@ Engine::Impl::Impl(const EngineOptions& options, std::unique_ptr<PagePool> pool,
       n_atoms_(n_atoms),
       identity_(identity),
       clock_(context.clock),
-      default_layout_(MakeKvLayout(
-          context.shape, *ParseProfile(n_atoms > 0 ? kDefaultProfile : "dense"), n_atoms)),
+      default_layout_(MakeKvLayout(context.shape,
+                                   *base::ParseProfile(base::ListedProfiles(
+                                       base::SparsityMax(context.shape.head_dim, n_atoms))[0]),
+                                   n_atoms)),
       metrics_(metrics),
       context_(std::move(context)),
       decode_step_(&context_),

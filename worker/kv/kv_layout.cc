@@ -43,7 +43,7 @@ store::PageShape KvLayout::StoredWindow(int n_tokens) const {
   return stored;
 }
 
-KvLayout MakeKvLayout(const KvShape& shape, const Profile& profile, int n_atoms) {
+KvLayout MakeKvLayout(const KvShape& shape, const base::Profile& profile, int n_atoms) {
   if (!profile.is_dense()) LEXICO_CHECK_GT(n_atoms, 0);
   KvLayout layout;
   layout.shape = shape;

@@ -13,7 +13,7 @@
 #include "kernels/api/dictionary.h"
 #include "kernels/api/tensor.h"
 #include "proto/base/limits.h"
-#include "worker/kv/profile.h"
+#include "proto/base/profile.h"
 
 namespace lexico::worker {
 
@@ -42,7 +42,7 @@ struct LayerDictionaries {
 // A session's memory. Immutable; copied freely.
 struct KvLayout {
   KvShape shape;
-  Profile profile;
+  base::Profile profile;
   kernels::PageLayout page;
   int n_atoms = 0;  // of the dictionaries; 0 for dense
   int window_tokens = base::kWindowTokens;
@@ -69,7 +69,7 @@ struct KvLayout {
 };
 
 // REQUIRES: the shape is within limits.h; n_atoms > 0 unless the profile is dense.
-KvLayout MakeKvLayout(const KvShape& shape, const Profile& profile, int n_atoms);
+KvLayout MakeKvLayout(const KvShape& shape, const base::Profile& profile, int n_atoms);
 
 // What the keys and values of a worker's sessions were computed with.
 struct KvIdentity {

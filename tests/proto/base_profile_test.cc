@@ -1,12 +1,13 @@
 #include <gtest/gtest.h>
 
+#include "proto/base/profile.h"
 #include "tests/support/status_matchers.h"
-#include "worker/kv/profile.h"
 
-namespace lexico::worker {
+namespace lexico::base {
 namespace {
 
 using absl::StatusCode;
+using tests::IsOk;
 using tests::StatusIs;
 
 TEST(ProfileTest, EveryKnownNameIsParsed) {
@@ -39,5 +40,31 @@ TEST(ProfileTest, OnlyOneSpellingOfANumberIsTaken) {
   }
 }
 
+TEST(ProfileTest, SparsityIsBoundedByTheModel) {
+  EXPECT_EQ(SparsityMax(256, 4096), 64);
+  EXPECT_EQ(SparsityMax(32, 4096), 32);
+  EXPECT_EQ(SparsityMax(32, 0), 0);
+  const auto check = [](std::string_view name, int sparsity_max) {
+    return CheckProfile(*ParseProfile(name), sparsity_max);
+  };
+  EXPECT_THAT(check("paper-s32", 32), IsOk());
+  EXPECT_THAT(check("dense", 0), IsOk());
+  EXPECT_THAT(check("paper-s33", 32), StatusIs(StatusCode::kFailedPrecondition,
+                                               "allowed are dense and paper-s1 to paper-s32"));
+  EXPECT_THAT(check("paper-s1", 0), StatusIs(StatusCode::kFailedPrecondition, "use dense"));
+}
+
+TEST(ProfileTest, ListedProfilesFitAndBeginWithTheDefault) {
+  EXPECT_EQ(ListedProfiles(0), std::vector<std::string>{"dense"});
+  EXPECT_EQ(ListedProfiles(8),
+            (std::vector<std::string>{"dense", "paper-s2", "paper-s4", "paper-s8"}));
+  const std::vector<std::string> all = ListedProfiles(64);
+  EXPECT_EQ(all.front(), kDefaultProfile);
+  EXPECT_EQ(all.size(), 8u);
+  for (const std::string& name : all) {
+    EXPECT_THAT(CheckProfile(*ParseProfile(name), 64), IsOk()) << name;
+  }
+}
+
 }  // namespace
-}  // namespace lexico::worker
+}  // namespace lexico::base
