@@ -499,6 +499,15 @@ TEST_F(ServiceTest, ForksShareThePastAndNothingElse) {
   EXPECT_EQ(Generate(worker_, MakeRun("f", 4, 8)).ids, Generate(worker_, MakeRun("s", 1, 8)).ids);
 }
 
+TEST_F(ServiceTest, IdsOutsideTheVocabularyAreRefused) {
+  v1::DetokenizeRequest request;
+  request.add_ids(99999999);
+  EXPECT_THAT(worker_.Call(&v1::WorkerService::Stub::DetokenizeIds, request),
+              StatusIs(StatusCode::kInvalidArgument, "token id 99999999"));
+  request.set_ids(0, 8);
+  EXPECT_THAT(worker_.Call(&v1::WorkerService::Stub::DetokenizeIds, request), IsOk());
+}
+
 TEST_F(ServiceTest, ReleaseDropsHereAndWithDeleteStoredEverywhere) {
   ASSERT_THAT(worker_.Open("s", 1), IsOk());
   ASSERT_THAT(worker_.Append("s", 1, Document()), IsOk());

@@ -112,6 +112,17 @@ TEST(TokenizerTest, TokensAndIdsMapBothWays) {
   EXPECT_FALSE(Embedded().IsSpecial(8192));
 }
 
+TEST(TokenizerTest, IdsOutsideTheVocabularyAreNamedWithTheBound) {
+  EXPECT_TRUE(Embedded().CheckIds({}).ok());
+  EXPECT_TRUE(Embedded().CheckIds(Ids{0, 8191}).ok());
+  for (const int32_t id : {-1, 8192, 99999999}) {
+    const absl::Status status = Embedded().CheckIds(Ids{0, id});
+    EXPECT_TRUE(absl::IsInvalidArgument(status));
+    EXPECT_THAT(std::string(status.message()), HasSubstr(std::to_string(id)));
+    EXPECT_THAT(std::string(status.message()), HasSubstr("0 to 8191"));
+  }
+}
+
 TEST(TokenizerTest, DecodingSkipsIdsWithoutTokenAndSpecialOnesWhenAsked) {
   const Ids ids = {-5, 0, Embedded().TokenToId("a").value(), 1 << 30};
   EXPECT_EQ(Embedded().Decode(ids, false), "<|begin_of_text|>a");

@@ -82,6 +82,7 @@ absl::Status Detokenize(const Globals& globals, const TokenOptions& options) {
   std::string text;
   if (!options.tokenizer.empty()) {
     LEXICO_ASSIGN_OR_RETURN(const auto tokenizer, worker::Tokenizer::Load(options.tokenizer));
+    LEXICO_RETURN_IF_ERROR(tokenizer->CheckIds(ids));
     text = tokenizer->Decode(ids, /*skip_special=*/!options.special);
   } else {
     LEXICO_ASSIGN_OR_RETURN(const Client client, Client::Connect(globals));

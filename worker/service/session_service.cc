@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <span>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -301,10 +302,12 @@ grpc::Status SessionService::DetokenizeIds(grpc::ServerContext*,
                                            const v1::DetokenizeRequest* request,
                                            v1::DetokenizeResponse* response) {
   CallRecorder recorder(context_.metrics, "DetokenizeIds");
-  response->set_text(context_.text->tokenizer->Decode(
-      std::vector<int32_t>(request->ids().begin(), request->ids().end()),
-      request->skip_special_tokens()));
-  return recorder.Finish(absl::OkStatus());
+  const Tokenizer& tokenizer = *context_.text->tokenizer;
+  const std::span<const int32_t> ids(request->ids().data(),
+                                     static_cast<size_t>(request->ids_size()));
+  const absl::Status status = tokenizer.CheckIds(ids);
+  if (status.ok()) response->set_text(tokenizer.Decode(ids, request->skip_special_tokens()));
+  return recorder.Finish(status);
 }
 
 v1::WorkerLoad SessionService::Load() const {

@@ -110,6 +110,14 @@ std::string Tokenizer::Decode(std::span<const int32_t> ids, bool skip_special) c
   return stream.TakeText();
 }
 
+absl::Status Tokenizer::CheckIds(std::span<const int32_t> ids) const {
+  const int n = vocab_size();
+  const auto bad = std::ranges::find_if(ids, [n](int32_t id) { return id < 0 || id >= n; });
+  if (bad == ids.end()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      fmt::format("token id {} is outside the vocabulary, 0 to {}", *bad, n - 1));
+}
+
 std::optional<int32_t> Tokenizer::TokenToId(std::string_view token) const {
   const auto id = parts_->added.TokenToId(token);
   return id.has_value() ? id : parts_->model.TokenToId(token);

@@ -21,6 +21,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "proto/base/hash.h"
 
@@ -62,6 +63,9 @@ class Tokenizer {
   // Text of `ids`, always valid UTF-8: bytes that form no character become U+FFFD. Ids without a
   // token are skipped. `skip_special` leaves the special tokens out.
   std::string Decode(std::span<const int32_t> ids, bool skip_special) const;
+
+  // InvalidArgument with the first id outside [0, vocab_size()) and that bound.
+  absl::Status CheckIds(std::span<const int32_t> ids) const;
 
   // The id of exactly this token, added tokens first.
   std::optional<int32_t> TokenToId(std::string_view token) const;
