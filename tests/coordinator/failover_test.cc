@@ -2,6 +2,7 @@
 // restarted. What a client was told is never lost, and a stream goes on without gap or repeat.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <thread>
 
@@ -276,6 +277,29 @@ TEST_F(FailoverTest, DrainMovesEverySessionAndEndsDrained) {
   EXPECT_FALSE(undone->Read(&event));
   EXPECT_TRUE(undone->Finish().ok());
   EXPECT_EQ(StateOfWorker(holder), v1::WORKER_STATE_READY);
+}
+
+// docs/metrics.md names the process of every metric: what it gives to the coordinator is exported.
+TEST_F(FailoverTest, EveryGaugeListedForTheCoordinatorIsExported) {
+  const std::string holder = Prepare({"a"});
+  v1::DrainWorkerRequest request;
+  request.set_worker_id(holder);
+  const auto context = Context();
+  const auto reader = admin_->DrainWorker(context.get(), request);
+  v1::DrainWorkerEvent event;
+  while (reader->Read(&event)) {
+  }
+  ASSERT_TRUE(reader->Finish().ok());
+  const auto is_exported = [this](std::string_view name) {
+    return std::ranges::any_of(metrics_->registry()->Collect(), [name](const auto& family) {
+      return family.name == name && !family.metric.empty();
+    });
+  };
+  for (const base::MetricInfo& info : base::MetricsTable()) {
+    if (info.kind != base::MetricKind::kGauge) continue;
+    if (info.processes.find("coordinator") == std::string_view::npos) continue;
+    Eventually([&] { return is_exported(info.name); }, std::string(info.name).c_str());
+  }
 }
 
 TEST_F(FailoverTest, DrainOfTheOnlyWorkerGoesToTheStoreAndOutlivesARestart) {
