@@ -57,7 +57,7 @@ Dictionary::Dictionary(const float* rows, std::shared_ptr<const AttentionAtoms> 
           static_cast<int16_t>(std::lrint(from[i] * kQuantizedOne));
     }
   }
-  if (HasByteDots()) {
+  if (BestByteUnit() != ByteUnit::kNone) {
     byte_panels_ =
         std::make_shared<const BytePanels>(wide_rows.get(), n_atoms, row_stride_, padded_atoms());
   }

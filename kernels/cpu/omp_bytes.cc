@@ -1,14 +1,13 @@
-// Highway 1.0.3 has no dot products of bytes, so this file is written with intrinsics and checks
-// the processor itself.
+// Highway 1.0.3 has no dot products of bytes, so these files are written with intrinsics and check
+// the processor themselves.
 #include "kernels/cpu/omp_bytes.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <vector>
 
+#include "kernels/cpu/bf16_tile.h"
 #include "proto/base/check.h"
-#include "proto/base/limits.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -52,16 +51,41 @@ BytePanels::BytePanels(const float* rows, int n_atoms, int row_stride, int padde
   }
 }
 
-#if defined(__x86_64__)
-
-#define LEXICO_VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
-
-bool HasByteDots() {
-  return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+void ProjectBytes(ByteUnit unit, const ByteProducts& products) {
+  const auto project = unit == ByteUnit::kAmx ? ProjectBytesAmx : ProjectBytesVnni;
+  const int most = unit == ByteUnit::kAmx ? kAmxVectorsMax : kVnniVectorsMax;
+  for (int begin = 0; begin < products.n_vectors; begin += most) {
+    ByteProducts some = products;
+    some.components += static_cast<size_t>(begin) * products.panels.n_quads() * 4;
+    some.vectors += begin;
+    some.n_vectors = std::min(most, products.n_vectors - begin);
+    some.values += begin * products.values_stride;
+    some.maxima += begin * products.maxima_stride;
+    project(some);
+  }
 }
 
-LEXICO_VNNI void QuantizeToBytes(const BytePanels& panels, const float* r, ByteVector& to) {
+#if defined(__x86_64__)
+
+namespace {
+ByteUnit FindByteUnit() {
+  if (!__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512dq") ||
+      !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512vnni")) {
+    return ByteUnit::kNone;
+  }
+  const bool amx =
+      __builtin_cpu_supports("amx-int8") && FindBf16Tile(Bf16UnitKind::kAmx) != nullptr;
+  return amx ? ByteUnit::kAmx : ByteUnit::kVnni;
+}
+}  // namespace
+
+ByteUnit BestByteUnit() {
+  static const ByteUnit unit = FindByteUnit();
+  return unit;
+}
+
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq"))) ByteVector QuantizeToBytes(
+    const BytePanels& panels, const float* r, int8_t* components) {
   const int n = panels.n_quads() * 4;
   __m512 largest = _mm512_setzero_ps();
   for (int i = 0; i < n; i += 16) {
@@ -85,119 +109,26 @@ LEXICO_VNNI void QuantizeToBytes(const BytePanels& panels, const float* r, ByteV
     error_squares = _mm512_fmadd_ps(error, error, error_squares);
     squares = _mm512_fmadd_ps(value, value, squares);
     sum = _mm512_add_epi32(sum, rounded);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to.components + i), _mm512_cvtepi32_epi8(rounded));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(components + i), _mm512_cvtepi32_epi8(rounded));
   }
   const float norm = std::sqrt(_mm512_reduce_add_ps(squares));
   // 1e-5: what FP32 may have lost in the norms and products above.
   const float sum_error = std::sqrt(_mm512_reduce_add_ps(error_squares)) * 127 +
                           norm * (panels.rounding() + 127 * 1e-5f);
   const float sum_max = norm * 127 + sum_error;
+  ByteVector to;
   to.shift = std::max(0, std::ilogb(sum_max * (1 / 16000.0f)));
   const float unit = 1 / static_cast<float>(1 << to.shift);
   to.start = -128 * _mm512_reduce_add_epi32(sum) + (1 << to.shift) / 2;
   to.scale = 127 * alpha * unit;
   to.error = sum_error * unit + 1;
-}
-
-namespace {
-
-// A tile is 12 vectors times the 32 atoms of a panel: 24 sums, 2 registers of atoms and the factors
-// on their way are the 32 registers of AVX-512.
-constexpr int kTileRows = 12;
-
-// Scores of kRows vectors with one panel; largest [kRows] is raised to them, lane by lane. The
-// vectors' components are in factors [n_quads, kRows].
-template <int kRows>
-LEXICO_VNNI void Tile(const uint8_t* panel, int n_quads, const int32_t* factors,
-                      const ByteVector* vectors, int16_t* scores, size_t scores_stride,
-                      __m512i* largest) {
-  __m512i sum[kRows][2];
-#pragma GCC unroll 12
-  for (int r = 0; r < kRows; ++r) sum[r][0] = sum[r][1] = _mm512_set1_epi32(vectors[r].start);
-  for (int i = 0; i < n_quads; ++i) {
-    const __m512i atoms0 = _mm512_load_si512(panel + i * 128);
-    const __m512i atoms1 = _mm512_load_si512(panel + i * 128 + 64);
-#pragma GCC unroll 12
-    for (int r = 0; r < kRows; ++r) {
-      const __m512i factor = _mm512_set1_epi32(factors[i * kRows + r]);
-      sum[r][0] = _mm512_dpbusd_epi32(sum[r][0], atoms0, factor);
-      sum[r][1] = _mm512_dpbusd_epi32(sum[r][1], atoms1, factor);
-      // Without this GCC 12 copies sums between registers and memory: a third of the speed.
-      asm("" : "+v"(sum[r][0]), "+v"(sum[r][1]));
-    }
-  }
-#pragma GCC unroll 12
-  for (int r = 0; r < kRows; ++r) {
-    const __m128i shift = _mm_cvtsi32_si128(vectors[r].shift);
-    const __m512i score =
-        _mm512_packs_epi32(_mm512_sra_epi32(sum[r][0], shift), _mm512_sra_epi32(sum[r][1], shift));
-    _mm512_store_si512(scores + r * scores_stride, score);
-    largest[r] = _mm512_max_epi16(largest[r], _mm512_abs_epi16(score));
-  }
-}
-
-using TileFunction = void (*)(const uint8_t*, int, const int32_t*, const ByteVector*, int16_t*,
-                              size_t, __m512i*);
-constexpr TileFunction kTiles[kTileRows + 1] = {nullptr,  Tile<1>,  Tile<2>, Tile<3>, Tile<4>,
-                                                Tile<5>,  Tile<6>,  Tile<7>, Tile<8>, Tile<9>,
-                                                Tile<10>, Tile<11>, Tile<12>};
-
-LEXICO_VNNI int LargestLane(__m512i v) {
-  const __m512i odd = _mm512_srai_epi32(v, 16);
-  const __m512i even = _mm512_srai_epi32(_mm512_slli_epi32(v, 16), 16);
-  return _mm512_reduce_max_epi32(_mm512_max_epi32(odd, even));
-}
-
-// At most kVectorsMax vectors: a panel stays in L1 for all of them.
-constexpr int kVectorsMax = 4 * kTileRows;
-
-LEXICO_VNNI void ProjectSome(const BytePanels& panels, const ByteVector* vectors, int n_vectors,
-                             int16_t* scores, size_t scores_stride, int* largest) {
-  __m512i lanes[kVectorsMax];
-  for (int r = 0; r < n_vectors; ++r) lanes[r] = _mm512_setzero_si512();
-  const int n_quads = panels.n_quads();
-  const int n_tiles = (n_vectors + kTileRows - 1) / kTileRows;
-  const auto tile_begin = [&](int t) { return n_vectors * t / n_tiles; };
-  int32_t factors[kVectorsMax * base::kHeadDimMax / 4];
-  for (int t = 0; t < n_tiles; ++t) {
-    const int begin = tile_begin(t);
-    const int rows = tile_begin(t + 1) - begin;
-    for (int r = 0; r < rows; ++r) {
-      for (int i = 0; i < n_quads; ++i) {
-        std::memcpy(factors + begin * n_quads + i * rows + r, vectors[begin + r].components + 4 * i,
-                    sizeof(int32_t));
-      }
-    }
-  }
-  for (int p = 0; p < panels.n_panels(); ++p) {
-    for (int t = 0; t < n_tiles; ++t) {
-      const int begin = tile_begin(t);
-      kTiles[tile_begin(t + 1) - begin](
-          panels.panel(p), n_quads, factors + begin * n_quads, vectors + begin,
-          scores + begin * scores_stride + static_cast<size_t>(p) * BytePanels::kAtoms,
-          scores_stride, lanes + begin);
-    }
-  }
-  for (int r = 0; r < n_vectors; ++r) largest[r] = LargestLane(lanes[r]);
-}
-
-}  // namespace
-
-void ProjectBytes(const BytePanels& panels, const ByteVector* vectors, int n_vectors,
-                  int16_t* scores, size_t scores_stride, int* largest) {
-  for (int begin = 0; begin < n_vectors; begin += kVectorsMax) {
-    ProjectSome(panels, vectors + begin, std::min(kVectorsMax, n_vectors - begin),
-                scores + begin * scores_stride, scores_stride, largest + begin);
-  }
+  return to;
 }
 
 #else
 
-bool HasByteDots() { return false; }
-void QuantizeToBytes(const BytePanels&, const float*, ByteVector&) { LEXICO_UNREACHABLE(); }
-void ProjectBytes(const BytePanels&, const ByteVector*, int, int16_t*, size_t, int*) {
-  LEXICO_UNREACHABLE();
-}
+ByteUnit BestByteUnit() { return ByteUnit::kNone; }
+ByteVector QuantizeToBytes(const BytePanels&, const float*, int8_t*) { LEXICO_UNREACHABLE(); }
 
 #endif
 

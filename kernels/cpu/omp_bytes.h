@@ -1,5 +1,6 @@
-// The direct search in 8 bits, for processors with dot products of bytes (AVX-512 VNNI): four
-// products a lane and instruction, twice as many as in 16 bits.
+// The direct search in 8 bits, for processors with dot products of bytes: AVX-512 VNNI, four
+// products a lane and instruction, twice as many as in 16 bits; or AMX, 16 times as many. Sums are
+// exact, so both give the same scores.
 //
 // Component c has a weight w_c, the largest |d_ac| of all atoms, or a quarter of the largest weight
 // where that is more. With q = round(alpha w r) and
@@ -17,8 +18,11 @@
 
 namespace lexico::kernels::cpu {
 
-// Whether this processor has the instructions. Nothing else here may be called where it has not.
-bool HasByteDots();
+enum class ByteUnit { kNone, kVnni, kAmx };
+
+// What this processor has, as Bf16Unit allows it (ONEDNN_MAX_CPU_ISA). Nothing below may be called
+// where it is kNone.
+ByteUnit BestByteUnit();
 
 // D in 8 bits. Immutable.
 class BytePanels {
@@ -33,6 +37,11 @@ class BytePanels {
   // of sums narrow to one of scores without a permutation. Atoms past n_atoms are 0.
   const uint8_t* panel(int i) const { return data_.get() + i * panel_bytes(); }
   int n_panels() const { return n_panels_; }
+  // The fastest unit for this dictionary: AMX takes components by the 64.
+  ByteUnit unit() const {
+    return BestByteUnit() == ByteUnit::kAmx && n_quads_ % 16 != 0 ? ByteUnit::kVnni
+                                                                  : BestByteUnit();
+  }
   int n_quads() const { return n_quads_; }
   const float* weights() const { return weights_.data(); }                  // [4 * n_quads]; w
   const float* inverse_weights() const { return inverse_weights_.data(); }  // 1 / w
@@ -52,19 +61,38 @@ class BytePanels {
 
 // A vector in 8 bits: what its sums start from and how they become 16-bit scores.
 struct ByteVector {
-  int8_t* components = nullptr;  // [4 * n_quads]
-  int32_t start = 0;             // takes back the 128 of every component, and rounds the shift
-  int shift = 0;                 // score = sum >> shift
-  float scale = 0;               // score of a product of 1
-  float error = 0;               // of a score
+  int32_t start = 0;  // takes back the 128 of every component, and rounds the shift
+  int32_t shift = 0;  // score = sum >> shift
+  float scale = 0;    // score of a product of 1
+  float error = 0;    // of a score
 };
 
-// Sets `to`, its components in place. r [4 * n_quads], zero-padded, finite, not 0.
-void QuantizeToBytes(const BytePanels& panels, const float* r, ByteVector& to);
+// Sets components [4 * n_quads]. r [4 * n_quads], zero-padded, finite, not 0.
+ByteVector QuantizeToBytes(const BytePanels& panels, const float* r, int8_t* components);
 
-// Scores of n_vectors vectors: row i goes to scores + i * scores_stride, its largest magnitude to
-// largest[i].
-void ProjectBytes(const BytePanels& panels, const ByteVector* vectors, int n_vectors,
-                  int16_t* scores, size_t scores_stride, int* largest);
+// Rows that a unit may read at a time: arrays of components end at a whole number of them.
+inline constexpr int kByteRows = 16;
+
+// Products of vectors with all atoms.
+struct ByteProducts {
+  const BytePanels& panels;
+  const int8_t* components;   // [n_vectors rounded up to kByteRows, 4 * n_quads]
+  const ByteVector* vectors;  // [n_vectors]
+  int n_vectors;
+  // Row i at i * stride, in the form of Scores (omp_scores.h).
+  int16_t* values;
+  size_t values_stride;
+  int16_t* maxima;
+  size_t maxima_stride;
+};
+
+// REQUIRES: the unit is panels.unit() or kVnni
+void ProjectBytes(ByteUnit unit, const ByteProducts& products);
+
+// Of ProjectBytes, for whole batches of vectors that leave L1 room for a panel.
+inline constexpr int kVnniVectorsMax = 48;
+inline constexpr int kAmxVectorsMax = 32;
+void ProjectBytesVnni(const ByteProducts& products);  // omp_bytes_avx512.cc
+void ProjectBytesAmx(const ByteProducts& products);   // omp_bytes_amx.cc
 
 }  // namespace lexico::kernels::cpu

@@ -40,7 +40,7 @@
 
 #include "kernels/cpu/dictionary.h"
 #include "kernels/cpu/omp_gram.h"
-#include "kernels/cpu/omp_project.h"
+#include "kernels/cpu/omp_projector.h"
 #include "kernels/cpu/omp_pursuit.h"
 #include "kernels/cpu/omp_scores.h"
 
@@ -54,10 +54,6 @@ using Shorts = hwy::AlignedFreeUniquePtr<int16_t[]>;
 // atom within twice the bound of that is a candidate. 0.035 is 5 % faster on AVX2, 0.055 on
 // AVX-512.
 constexpr float kErrorMax = 0.045f;
-
-// Vectors taken together at most: their 16-bit forms, 6 KiB at 128 components, leave L1 to a panel,
-// and 1 MiB of D is read once for 24 vectors.
-constexpr int kBlockVectorsMax = 24;
 
 // Where one block of vectors is read and written.
 struct Block {
@@ -73,70 +69,6 @@ struct Block {
                    args.rel_error.as_mutable<float>() + begin + i);
     return pursuit.finite() ? 0 : 1;
   }
-};
-
-// Scores of the residuals of a block by products with all atoms: D is read once for the block.
-class Projector {
- public:
-  // Rough: 2 % of the residual's norm off where the processor multiplies bytes, and half the time.
-  // Fine: 0.04 % off.
-  enum class Precision { kRough, kFine };
-
-  Projector(const Dictionary& dictionary, int block_vectors)
-      : dictionary_(dictionary),
-        components_(hwy::AllocateAligned<int16_t>(block_vectors * stride())),
-        values_(hwy::AllocateAligned<int16_t>(static_cast<size_t>(block_vectors) *
-                                              dictionary.padded_atoms())) {}
-
-  // The scores of pursuits[i] are in scores[i] until the next call.
-  void Project(std::span<Pursuit* const> pursuits, Precision precision, Scores* scores) {
-    for (size_t i = 0; i < pursuits.size(); ++i) {
-      scores[i].values = values_.get() + i * dictionary_.padded_atoms();
-    }
-    if (precision == Precision::kRough && dictionary_.byte_panels() != nullptr) {
-      ProjectInBytes(pursuits, scores);
-    } else {
-      ProjectInShorts(pursuits, scores);
-    }
-  }
-
- private:
-  // Shorts that hold a vector in either form.
-  size_t stride() const { return static_cast<size_t>(dictionary_.row_stride()); }
-
-  void ProjectInBytes(std::span<Pursuit* const> pursuits, Scores* scores) {
-    const BytePanels& panels = *dictionary_.byte_panels();
-    const int n = static_cast<int>(pursuits.size());
-    for (int i = 0; i < n; ++i) {
-      vectors_[i].components = reinterpret_cast<int8_t*>(components_.get() + i * stride());
-      QuantizeToBytes(panels, pursuits[i]->residual(), vectors_[i]);
-      scores[i].scale = vectors_[i].scale;
-      scores[i].error = vectors_[i].error;
-    }
-    std::array<int, kBlockVectorsMax> largest;
-    ProjectBytes(panels, vectors_.data(), n, values_.get(), dictionary_.padded_atoms(),
-                 largest.data());
-    for (int i = 0; i < n; ++i) scores[i].largest = largest[i];
-  }
-
-  void ProjectInShorts(std::span<Pursuit* const> pursuits, Scores* scores) {
-    const size_t packed = static_cast<size_t>(dictionary_.n_pairs()) * 2;
-    for (size_t i = 0; i < pursuits.size(); ++i) {
-      Quantize(dictionary_, pursuits[i]->residual(), pursuits[i]->residual_norm(),
-               components_.get() + i * packed);
-    }
-    ProjectBlock(dictionary_, components_.get(), static_cast<int>(pursuits.size()), values_.get());
-    for (size_t i = 0; i < pursuits.size(); ++i) {
-      scores[i].scale = kScoreOne / pursuits[i]->residual_norm();
-      scores[i].error = ProjectionErrorBound(dictionary_.head_dim());
-      scores[i].largest = LargestMagnitude(dictionary_, scores[i].values);
-    }
-  }
-
-  const Dictionary& dictionary_;
-  Shorts components_;  // [block_vectors, row_stride]
-  Shorts values_;      // [block_vectors, padded_atoms]
-  std::array<ByteVector, kBlockVectorsMax> vectors_;
 };
 
 // The vectors of a block, which step together.
@@ -184,13 +116,19 @@ class DirectSearch {
     for (auto running = pursuits_.Running(block); !running.empty();
          running = pursuits_.Running(block)) {
       projector_.Project(running, Projector::Precision::kRough, scores_.data());
-      for (size_t i = 0; i < running.size(); ++i) running[i]->Look(scores_[i]);
-      for (size_t i = 0; i < running.size(); ++i) running[i]->Choose(scores_[i]);
+      for (size_t i = 0; i < running.size() + kAhead; ++i) {
+        if (i < running.size()) running[i]->Look(scores_[i]);
+        if (i >= kAhead) running[i - kAhead]->Choose(scores_[i - kAhead]);
+      }
     }
     return pursuits_.Finish(block);
   }
 
  private:
+  // Vectors between asking for candidates and reading them: they arrive by then, and are still in
+  // L1.
+  static constexpr size_t kAhead = 3;
+
   PursuitBlock pursuits_;
   Projector projector_;
   std::array<Scores, kBlockVectorsMax> scores_;
@@ -202,7 +140,8 @@ class GramScorer {
   GramScorer(const Dictionary& dictionary, const int16_t* gram)
       : dictionary_(dictionary),
         gram_(gram),
-        values_(hwy::AllocateAligned<int16_t>(dictionary.padded_atoms())) {}
+        values_(hwy::AllocateAligned<int16_t>(dictionary.padded_atoms())),
+        maxima_(hwy::AllocateAligned<int16_t>(MaximaOf(dictionary))) {}
 
   // Scores of the pursuit as it is now; valid until the next base.
   void SetBase(const Scores& base, const Pursuit& pursuit) {
@@ -233,17 +172,17 @@ class GramScorer {
 
   // REQUIRES: Prepare() was true
   Scores Make() {
-    return {
-        .values = values_.get(),
-        .largest = GramScores(dictionary_, base_.values, terms_.data(), n_terms_, values_.get()),
-        .scale = base_.scale,
-        .error = error_};
+    const Scores scores = {
+        .values = values_.get(), .maxima = maxima_.get(), .scale = base_.scale, .error = error_};
+    GramScores(dictionary_, base_.values, terms_.data(), n_terms_, scores);
+    return scores;
   }
 
  private:
   const Dictionary& dictionary_;
   const int16_t* const gram_;
   Shorts values_;  // [padded_atoms]
+  Shorts maxima_;  // [n_maxima]
   Scores base_;
   std::array<float, base::kSparsityMax> coefficients_{};  // when base_ was made
   std::array<GramTerm, base::kSparsityMax> terms_{};
@@ -313,19 +252,25 @@ class GramSearch {
   std::vector<Lane> lanes_;
 };
 
+// Whether rows of G are faster than projections.
+bool GramServes(const Dictionary& dictionary) {
+  return dictionary.byte_panels() == nullptr || dictionary.byte_panels()->unit() != ByteUnit::kAmx;
+}
+
 // Whether making G pays: it costs n_atoms fine projections, and saves about sparsity - 2 rough ones
 // a vector, which with what else a Gram step costs are worth an eighth of that in bytes.
 bool GramPays(const Dictionary& dictionary, int64_t n_vectors, int sparsity) {
   const int64_t price = dictionary.byte_panels() != nullptr ? 8 : 2;
-  return n_vectors * (sparsity - 2) >= price * dictionary.n_atoms();
+  return GramServes(dictionary) && n_vectors * (sparsity - 2) >= price * dictionary.n_atoms();
 }
 
 template <typename MakeSearch>
-int64_t ForAllBlocks(const OmpEncodeArgs& args, int threads, const MakeSearch& make_search) {
+int64_t ForAllBlocks(const OmpEncodeArgs& args, int block_vectors_max, int threads,
+                     const MakeSearch& make_search) {
   const int64_t n_vectors = args.x.dim(0);
   // Small batches are cut so that every thread has a share; results do not depend on the cut.
   const int64_t share = (n_vectors + 2 * threads - 1) / (2 * threads);
-  const int block_vectors = static_cast<int>(std::clamp<int64_t>(share, 1, kBlockVectorsMax));
+  const int block_vectors = static_cast<int>(std::clamp<int64_t>(share, 1, block_vectors_max));
   const int64_t n_blocks = (n_vectors + block_vectors - 1) / block_vectors;
   int64_t n_non_finite = 0;
 #pragma omp parallel num_threads(threads) reduction(+ : n_non_finite)
@@ -355,18 +300,18 @@ void OmpEncode(const OmpEncodeArgs& args, const Stream& stream) {
   const Dictionary& dictionary = AsCpu(*args.dictionary);
   const int threads = stream.threads();
   std::shared_ptr<const Dictionary> with_gram;
-  const int16_t* gram = dictionary.gram();
+  const int16_t* gram = GramServes(dictionary) ? dictionary.gram() : nullptr;
   if (gram == nullptr && GramPays(dictionary, args.x.dim(0), args.sparsity)) {
     with_gram = dictionary.WithGram(threads);
     gram = with_gram->gram();
   }
   int64_t n_non_finite = 0;
   if (gram != nullptr) {
-    n_non_finite = ForAllBlocks(args, threads, [&](int block_vectors) {
+    n_non_finite = ForAllBlocks(args, BlockVectorsMax(dictionary), threads, [&](int block_vectors) {
       return GramSearch(dictionary, gram, args, block_vectors);
     });
   } else {
-    n_non_finite = ForAllBlocks(args, threads, [&](int block_vectors) {
+    n_non_finite = ForAllBlocks(args, BlockVectorsMax(dictionary), threads, [&](int block_vectors) {
       return DirectSearch(dictionary, args, block_vectors);
     });
   }

@@ -18,7 +18,8 @@ namespace lexico::kernels::cpu::HWY_NAMESPACE {
 
 inline constexpr size_t kHalf = kChunkAtoms / 2;
 // Words read together: their sums are 8 registers of 16 on AVX2.
-inline constexpr size_t kWordVectors = std::min<size_t>(4, kHalf / kScoreLanes);
+inline constexpr size_t kWordVectors = 4;
+static_assert(kHalf % (kWordVectors * kScoreLanes) == 0);
 
 HWY_INLINE hn::Vec<ScoreTag> FactorOf(const GramTerm& term) {
   const ScoreTag d;
@@ -29,10 +30,10 @@ HWY_INLINE hn::Vec<ScoreTag> FactorOf(const GramTerm& term) {
 #endif
 }
 
-int GramScoresSimd(const Dictionary& dictionary, const int16_t* HWY_RESTRICT base,
-                   const GramTerm* terms, int n_terms, int16_t* HWY_RESTRICT values) {
+void GramScoresSimd(const Dictionary& dictionary, const int16_t* HWY_RESTRICT base,
+                    const GramTerm* terms, int n_terms, int16_t* HWY_RESTRICT values,
+                    int16_t* HWY_RESTRICT maxima) {
   const ScoreTag d;
-  auto largest = hn::Zero(d);
   const size_t n_words = dictionary.padded_atoms() / 2;
   for (size_t w = 0; w < n_words; w += kWordVectors * kScoreLanes) {
     const size_t first = w / kHalf * kChunkAtoms + w % kHalf;
@@ -58,10 +59,10 @@ int GramScoresSimd(const Dictionary& dictionary, const int16_t* HWY_RESTRICT bas
     for (size_t v = 0; v < kWordVectors; ++v) {
       hn::StoreU(low[v], d, values + first + v * kScoreLanes);
       hn::StoreU(high[v], d, values + first + kHalf + v * kScoreLanes);
-      largest = hn::Max(largest, hn::Max(hn::Abs(low[v]), hn::Abs(high[v])));
     }
+    StoreMaxima(low[0], low[1], low[2], low[3], maxima + first / 4);
+    StoreMaxima(high[0], high[1], high[2], high[3], maxima + (first + kHalf) / 4);
   }
-  return LargestLane(largest);
 }
 
 // Words of one row from its signed 16-bit scores [padded_atoms] in units of 1 / kScoreOne.
@@ -97,9 +98,10 @@ float GramError(int head_dim) {
   return 131 / kGramOne + ProjectionErrorBound(head_dim) / kScoreOne;
 }
 
-int GramScores(const Dictionary& dictionary, const int16_t* base, const GramTerm* terms,
-               int n_terms, int16_t* values) {
-  return HWY_DYNAMIC_DISPATCH(GramScoresSimd)(dictionary, base, terms, n_terms, values);
+void GramScores(const Dictionary& dictionary, const int16_t* base, const GramTerm* terms,
+                int n_terms, const Scores& scores) {
+  HWY_DYNAMIC_DISPATCH(GramScoresSimd)
+  (dictionary, base, terms, n_terms, scores.values, scores.maxima);
 }
 
 void BuildGram(const Dictionary& dictionary, int threads, int16_t* gram) {
@@ -117,7 +119,7 @@ void BuildGram(const Dictionary& dictionary, int threads, int16_t* gram) {
       for (int r = 0; r < n_rows; ++r) {
         Quantize(dictionary, dictionary.row(begin + r), 1, vectors.data() + r * vector);
       }
-      ProjectBlock(dictionary, vectors.data(), n_rows, scores.data());
+      ProjectBlock(dictionary, vectors.data(), n_rows, scores.data(), stride);
       for (int r = 0; r < n_rows; ++r) {
         HWY_DYNAMIC_DISPATCH(PackGramRow)
         (scores.data() + r * stride, stride / 2, gram + (begin + r) * (stride / 2));

@@ -16,6 +16,14 @@
 
 #include "kernels/cpu/rows-inl.h"
 
+#ifndef LEXICO_KERNELS_CPU_OMP_PURSUIT_ONCE
+#define LEXICO_KERNELS_CPU_OMP_PURSUIT_ONCE
+namespace lexico::kernels::cpu {
+// Rows multiplied together: their sums do not wait for each other.
+inline constexpr int kRowsTogether = 4;
+}  // namespace lexico::kernels::cpu
+#endif
+
 HWY_BEFORE_NAMESPACE();
 namespace lexico::kernels::cpu::HWY_NAMESPACE {
 
@@ -42,50 +50,73 @@ double Normalise(const float* x, int head_dim, size_t stride, float* to) {
   return norm;
 }
 
-// scores[i] = |<residual, d of atoms[i]>|, the same bits whatever stands beside them.
+// scores[i] = |<residual, d of atoms[i]>|, the same bits whatever stands beside them. [n rounded up
+// to kRowsTogether]
 void CandidateScores(const Dictionary& dictionary, const float* residual, const uint16_t* atoms,
-                     size_t n, float* scores) {
-  for (size_t i = 0; i < n; ++i) {
-    scores[i] = std::abs(Dot(residual, dictionary.row(atoms[i]), dictionary.row_stride()));
+                     int n, float* scores) {
+  for (int i = 0; i < n; i += kRowsTogether) {
+    const float* rows[kRowsTogether];
+    for (int r = 0; r < kRowsTogether; ++r) rows[r] = dictionary.row(atoms[std::min(i + r, n - 1)]);
+    float products[kRowsTogether];
+    DotMany<kRowsTogether>(residual, rows, dictionary.row_stride(), products);
+    for (int r = 0; r < kRowsTogether; ++r) scores[i + r] = std::abs(products[r]);
   }
 }
 
-// <a, b> over [stride], off by some 1e-9 of unit vectors: four products at a time are added in
-// FP32, their sums in double. A third of the conversions of sums all in double; the least pivot
-// squared is a thousand times larger.
-double FineDot(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b, size_t stride) {
+// products[r] = <a, b[r]> over [stride], off by some 1e-9 of unit vectors: four products at a time
+// are added in FP32, their sums in double. A third of the conversions of sums all in double; the
+// least pivot squared is a thousand times larger.
+void FineDots(const float* HWY_RESTRICT a, const float* const (&b)[kRowsTogether], size_t stride,
+              double* HWY_RESTRICT products) {
 #if HWY_TARGET == HWY_SCALAR
-  double sum = 0;
-  for (size_t i = 0; i < stride; ++i) sum += static_cast<double>(a[i]) * b[i];
-  return sum;
+  for (int r = 0; r < kRowsTogether; ++r) {
+    products[r] = 0;
+    for (size_t i = 0; i < stride; ++i) products[r] += static_cast<double>(a[i]) * b[r][i];
+  }
 #else
   const RowTag d;
   constexpr size_t kLanes = hn::MaxLanes(RowTag());
   const hn::Half<RowTag> d_half;
   const hn::Rebind<double, decltype(d_half)> d_wide;
-  auto low = hn::Zero(d_wide);
-  auto high = hn::Zero(d_wide);
+  hn::Vec<decltype(d_wide)> wide[kRowsTogether];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRowsTogether; ++r) wide[r] = hn::Zero(d_wide);
   for (size_t i = 0; i < stride;) {
-    auto sum = hn::Mul(hn::LoadU(d, a + i), hn::LoadU(d, b + i));
-    i += kLanes;
-    for (int term = 1; term < 4 && i < stride; ++term, i += kLanes) {
-      sum = hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b + i), sum);
+    const size_t end = std::min(stride, i + 4 * kLanes);
+    hn::Vec<RowTag> sum[kRowsTogether];
+#pragma GCC unroll 4
+    for (int r = 0; r < kRowsTogether; ++r) sum[r] = hn::Zero(d);
+    for (; i < end; i += kLanes) {
+      const auto factor = hn::LoadU(d, a + i);
+#pragma GCC unroll 4
+      for (int r = 0; r < kRowsTogether; ++r) {
+        sum[r] = hn::MulAdd(factor, hn::LoadU(d, b[r] + i), sum[r]);
+      }
     }
-    low = hn::Add(low, hn::PromoteTo(d_wide, hn::LowerHalf(d_half, sum)));
-    high = hn::Add(high, hn::PromoteTo(d_wide, hn::UpperHalf(d_half, sum)));
+#pragma GCC unroll 4
+    for (int r = 0; r < kRowsTogether; ++r) {
+      const auto low = hn::PromoteTo(d_wide, hn::LowerHalf(d_half, sum[r]));
+      const auto high = hn::PromoteTo(d_wide, hn::UpperHalf(d_half, sum[r]));
+      wide[r] = hn::Add(wide[r], hn::Add(low, high));
+    }
   }
-  return hn::GetLane(hn::SumOfLanes(d_wide, hn::Add(low, high)));
+#pragma GCC unroll 4
+  for (int r = 0; r < kRowsTogether; ++r) {
+    products[r] = hn::GetLane(hn::SumOfLanes(d_wide, wide[r]));
+  }
 #endif
 }
 
-// products[j] = <d of atom, d of atoms[j]>; then with itself and with x.
+// products[j] = <d of atom, d of atoms[j]>; then with itself and with x. [n + 2 rounded up to
+// kRowsTogether]
 void FactorProducts(const Dictionary& dictionary, int atom, const uint16_t* atoms, int n,
                     const float* x, double* products) {
   const float* row = dictionary.row(atom);
-  const size_t stride = dictionary.row_stride();
-  for (int j = 0; j < n; ++j) products[j] = FineDot(row, dictionary.row(atoms[j]), stride);
-  products[n] = FineDot(row, row, stride);
-  products[n + 1] = FineDot(row, x, stride);
+  const auto other = [&](int j) { return j < n ? dictionary.row(atoms[j]) : j == n ? row : x; };
+  for (int j = 0; j < n + 2; j += kRowsTogether) {
+    const float* const rows[kRowsTogether] = {other(j), other(j + 1), other(j + 2), other(j + 3)};
+    FineDots(row, rows, dictionary.row_stride(), products + j);
+  }
 }
 
 // to [stride] = sum_j factors[j] * matrix[j], rows of `stride` doubles, a multiple of 8.
@@ -127,6 +158,18 @@ namespace {
 void PrefetchBytes(const void* data, size_t n_bytes) {
   for (size_t i = 0; i < n_bytes; i += 64) hwy::Prefetch(static_cast<const char*>(data) + i);
 }
+
+// The first of the largest of scores [n]; without branches, which would be mispredicted.
+int FirstLargest(const float* scores, int n) {
+  float largest = -1;
+  int place = 0;
+  for (int i = 0; i < n; ++i) {
+    const bool more = scores[i] > largest;
+    place = more ? i : place;
+    largest = more ? scores[i] : largest;
+  }
+  return place;
+}
 }  // namespace
 
 HWY_EXPORT(Normalise);
@@ -142,26 +185,21 @@ Pursuit::Pursuit(const Dictionary& dictionary, int sparsity, float error_thresho
       stride_((sparsity + 7) / 8 * 8),
       columns_(static_cast<size_t>(sparsity) * stride_),
       rows_(static_cast<size_t>(sparsity) * stride_),
-      excluded_(dictionary.n_atoms(), 0) {}
+      candidate_atoms_(dictionary.n_atoms() + 1),
+      candidate_scores_(dictionary.n_atoms() + kRowsTogether) {}
 
 void Pursuit::Begin(const float* x) {
   norm_ = HWY_DYNAMIC_DISPATCH(Normalise)(x, dictionary_.head_dim(), dictionary_.row_stride(),
                                           x_.data());
   finite_ = std::isfinite(norm_);
   n_atoms_ = 0;
-  for (const uint16_t atom : excluded_atoms_) excluded_[atom] = 0;
-  excluded_atoms_.clear();
+  excluded_.clear();
   done_ = !finite_ || norm_ == 0;
   if (done_) return;
   residual_ = x_;
   residual_norm_ = 1;
   std::ranges::fill(columns_, 0.0);
   exact_coefficients_.fill(0);
-}
-
-void Pursuit::Exclude(int atom) {
-  excluded_[atom] = 1;
-  excluded_atoms_.push_back(static_cast<uint16_t>(atom));
 }
 
 // Let e be the error bound and m the largest score. The true best is at least m - e, so it has a
@@ -171,43 +209,44 @@ void Pursuit::Exclude(int atom) {
 // starts again, and each new search either chooses, excludes one more, or ends.
 void Pursuit::Look(const Scores& scores) {
   // Candidates lie anywhere in the dictionary: all of a moderate number are asked for.
-  constexpr size_t kAskedFor = 32;
-  least_ = std::max(0, static_cast<int>(std::floor(scores.largest - 2 * scores.error)));
-  candidate_atoms_.clear();
-  CollectCandidates(dictionary_, scores.values, least_, candidate_atoms_);
-  std::erase_if(candidate_atoms_, [this](uint16_t atom) { return excluded_[atom] != 0; });
+  constexpr int kAskedFor = 32;
+  candidates_ = FindCandidates(dictionary_, scores, candidate_atoms_.data());
   const size_t row_bytes = dictionary_.head_dim() * sizeof(float);
-  for (size_t i = 0; i < std::min(candidate_atoms_.size(), kAskedFor); ++i) {
+  for (int i = 0; i < std::min(candidates_.n, kAskedFor); ++i) {
     PrefetchBytes(dictionary_.row(candidate_atoms_[i]), row_bytes);
   }
 }
 
-void Pursuit::Choose(Scores& scores) {
+void Pursuit::Choose(const Scores& scores) {
   if (ChooseCandidate(scores, /*complete=*/false)) return;
   do {
-    for (const uint16_t atom : excluded_atoms_) scores.values[atom] = 0;
-    scores.largest = LargestMagnitude(dictionary_, scores.values);
+    for (const uint16_t atom : excluded_) scores.values[atom] = 0;
+    FindMaxima(dictionary_, scores);
     Look(scores);
   } while (!ChooseCandidate(scores, /*complete=*/true));
 }
 
 bool Pursuit::ChooseCandidate(const Scores& scores, bool complete) {
-  const float surely_best = (scores.largest - scores.error) / scores.scale;
-  std::vector<float>& exact = candidate_scores_;
-  exact.resize(candidate_atoms_.size());
+  const float surely_best = (candidates_.largest - scores.error) / scores.scale;
+  float* exact = candidate_scores_.data();
   HWY_DYNAMIC_DISPATCH(CandidateScores)
-  (dictionary_, residual_.data(), candidate_atoms_.data(), exact.size(), exact.data());
-  for (bool first = true; !exact.empty(); first = false) {
+  (dictionary_, residual_.data(), candidate_atoms_.data(), candidates_.n, exact);
+  bool first = true;
+  while (candidates_.n > 0) {
     // The first of equals, as the definition says: atoms are in ascending order.
-    const auto best = std::max_element(exact.begin(), exact.end());
-    const uint16_t atom = candidate_atoms_[best - exact.begin()];
-    const bool best_of_all = *best >= surely_best || least_ == 0 || (complete && first);
+    const int place = FirstLargest(exact, candidates_.n);
+    const float best = exact[place];
+    if (best < 0) break;  // all were tried
+    exact[place] = -1;
+    const uint16_t atom = candidate_atoms_[place];
+    if (std::ranges::find(excluded_, atom) != excluded_.end()) continue;
+    const bool best_of_all = best >= surely_best || candidates_.least == 0 || (complete && first);
     if (!best_of_all) return false;
-    if (*best <= static_cast<float>(kScoreStop)) {
+    if (best <= static_cast<float>(kScoreStop)) {
       done_ = true;
       return true;
     }
-    Exclude(atom);
+    excluded_.push_back(atom);
     if (Add(atom)) {
       if (gram_ != nullptr && !done_) {
         const size_t row = dictionary_.padded_atoms() / 2;
@@ -215,15 +254,15 @@ bool Pursuit::ChooseCandidate(const Scores& scores, bool complete) {
       }
       return true;
     }
-    *best = -1;
+    first = false;
   }
-  if (least_ == 0) done_ = true;
+  if (candidates_.least == 0) done_ = true;
   return done_;
 }
 
 bool Pursuit::Add(int atom) {
   const int k = n_atoms_;
-  std::array<double, base::kSparsityMax + 2> products;
+  std::array<double, base::kSparsityMax + 2 + kRowsTogether> products;
   HWY_DYNAMIC_DISPATCH(FactorProducts)
   (dictionary_, atom, atoms_.data(), k, x_.data(), products.data());
 

@@ -52,7 +52,7 @@ class Pursuit {
   // finds that there is none to take; afterwards possibly done(). Values may be changed.
   // REQUIRES: !done(), the same scores for both
   void Look(const Scores& scores);
-  void Choose(Scores& scores);
+  void Choose(const Scores& scores);
 
   // Writes the code [sparsity] and the relative error of the stored coefficients.
   void Finish(uint16_t* atoms, uint8_t* coefs, float* rel_error);
@@ -63,7 +63,6 @@ class Pursuit {
   bool ChooseCandidate(const Scores& scores, bool complete);
   // Adds an atom to the factor; false if it lies within kPivotMin of the span.
   bool Add(int atom);
-  void Exclude(int atom);
 
   const Dictionary& dictionary_;
   const int sparsity_;
@@ -88,11 +87,10 @@ class Pursuit {
   alignas(64) std::array<double, base::kSparsityMax> y_{};
   alignas(64) std::array<double, base::kSparsityMax> exact_coefficients_{};
 
-  int least_ = 0;                         // score of the least candidate
-  std::vector<uint8_t> excluded_;         // [n_atoms]: chosen, or within the span of the chosen
-  std::vector<uint16_t> excluded_atoms_;  // the same as a list
-  std::vector<uint16_t> candidate_atoms_;
-  std::vector<float> candidate_scores_;
+  std::vector<uint16_t> excluded_;  // chosen, or within the span of the chosen
+  Candidates candidates_;
+  std::vector<uint16_t> candidate_atoms_;  // [n_atoms + 1]
+  std::vector<float> candidate_scores_;    // [n_atoms rounded up]
 };
 
 }  // namespace lexico::kernels::cpu

@@ -16,20 +16,15 @@ HWY_BEFORE_NAMESPACE();
 namespace lexico::kernels::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// At most 32 lanes, so that a chunk of 128 atoms is a whole number of vectors.
+// At most 32 lanes, so that a group of 128 atoms is a whole number of vectors.
 using ScoreTag = hn::CappedTag<int16_t, 32>;
 inline constexpr size_t kScoreLanes = hn::MaxLanes(ScoreTag());
 
-HWY_INLINE int LargestLane(hn::Vec<ScoreTag> v) {
-#if HWY_TARGET == HWY_SCALAR
-  return hn::GetLane(v);
-#else
-  const hn::Repartition<int32_t, ScoreTag> d;
-  const auto pairs = hn::BitCast(d, v);
-  const auto odd = hn::ShiftRight<16>(pairs);
-  const auto even = hn::ShiftRight<16>(hn::ShiftLeft<16>(pairs));
-  return hn::GetLane(hn::MaxOfLanes(d, hn::Max(odd, even)));
-#endif
+// Maxima (omp_scores.h) of four vectors of scores.
+HWY_INLINE void StoreMaxima(hn::Vec<ScoreTag> a, hn::Vec<ScoreTag> b, hn::Vec<ScoreTag> c,
+                            hn::Vec<ScoreTag> e, int16_t* HWY_RESTRICT maxima) {
+  const ScoreTag d;
+  hn::StoreU(hn::Max(hn::Max(hn::Abs(a), hn::Abs(b)), hn::Max(hn::Abs(c), hn::Abs(e))), d, maxima);
 }
 
 }  // namespace lexico::kernels::cpu::HWY_NAMESPACE

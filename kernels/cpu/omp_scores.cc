@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstdlib>
-#include <vector>
+#include <cmath>
+#include <type_traits>
 
 #include "proto/base/limits.h"
 
@@ -17,46 +17,96 @@
 HWY_BEFORE_NAMESPACE();
 namespace lexico::kernels::cpu::HWY_NAMESPACE {
 
-int LargestMagnitudeSimd(const Dictionary& dictionary, const int16_t* values) {
+void FindMaximaSimd(size_t n_values, const int16_t* HWY_RESTRICT values,
+                    int16_t* HWY_RESTRICT maxima) {
   const ScoreTag d;
-  auto largest = hn::Zero(d);
-  for (int a = 0; a < dictionary.padded_atoms(); a += kScoreLanes) {
-    largest = hn::Max(largest, hn::Abs(hn::LoadU(d, values + a)));
+  for (size_t a = 0; a < n_values; a += 4 * kScoreLanes) {
+    const int16_t* from = values + a;
+    StoreMaxima(hn::LoadU(d, from), hn::LoadU(d, from + kScoreLanes),
+                hn::LoadU(d, from + 2 * kScoreLanes), hn::LoadU(d, from + 3 * kScoreLanes),
+                maxima + a / 4);
   }
-  return LargestLane(largest);
 }
 
-// A bit for each atom first, then the words with a bit, then the bits: candidates lie anywhere, so
-// a branch on each vector of scores would be mispredicted for every one of them.
-void CollectCandidatesSimd(const Dictionary& dictionary, const int16_t* values, int least,
-                           std::vector<uint16_t>& candidates) {
+int LargestOf(const int16_t* maxima, size_t n) {
   const ScoreTag d;
-  const auto below = hn::Set(d, static_cast<int16_t>(least - 1));
-  uint64_t words[base::kAtomsMax / 64];
-  const int n_words = dictionary.padded_atoms() / 64;
+  auto largest = hn::Zero(d);
+  for (size_t i = 0; i < n; i += kScoreLanes) largest = hn::Max(largest, hn::LoadU(d, maxima + i));
+#if HWY_TARGET == HWY_SCALAR
+  return hn::GetLane(largest);
+#else
+  const hn::Repartition<int32_t, ScoreTag> d_wide;
+  const auto pairs = hn::BitCast(d_wide, largest);
+  const auto odd = hn::ShiftRight<16>(pairs);
+  const auto even = hn::ShiftRight<16>(hn::ShiftLeft<16>(pairs));
+  return hn::GetLane(hn::MaxOfLanes(d_wide, hn::Max(odd, even)));
+#endif
+}
+
+// Of an array over atoms, which ends at a whole chunk.
+inline constexpr int kGroupsMax = (base::kAtomsMax + kChunkAtoms - 1) / kChunkAtoms * 2;
+static_assert(kChunkAtoms == 2 * kGroupAtoms);
+
+// A bit for each of a vector of scores whose magnitude is above `below`.
+HWY_INLINE uint32_t VectorBits(const int16_t* HWY_RESTRICT values, hn::Vec<ScoreTag> below) {
+  const ScoreTag d;
+  const auto above = hn::Gt(hn::Abs(hn::LoadU(d, values)), below);
   if constexpr (kScoreLanes < 8) {
-    std::fill_n(words, n_words, uint64_t{0});
-    for (int a = 0; a < dictionary.padded_atoms(); ++a) {
-      words[a / 64] |= static_cast<uint64_t>(std::abs(values[a]) >= least) << (a % 64);
-    }
+    return hn::AllFalse(d, above) ? 0 : 1;
   } else {
-    auto* bytes = reinterpret_cast<uint8_t*>(words);
-    for (int a = 0; a < dictionary.padded_atoms(); a += kScoreLanes, bytes += kScoreLanes / 8) {
-      hn::StoreMaskBits(d, hn::Gt(hn::Abs(hn::LoadU(d, values + a)), below), bytes);
+    // As many bytes are read as were written: the load need not wait for the store to reach L1.
+    using Word = std::conditional_t<kScoreLanes == 8, uint8_t,
+                                    std::conditional_t<kScoreLanes == 16, uint16_t, uint32_t>>;
+    uint8_t bytes[sizeof(Word)];
+    hn::StoreMaskBits(d, above, bytes);
+    return std::bit_cast<Word>(bytes);
+  }
+}
+
+// Groups with a candidate first, then vectors with one, then the bits: candidates lie
+// anywhere, so a branch on each would be mispredicted for every one of them.
+Candidates FindCandidatesSimd(const Dictionary& dictionary, const Scores& scores,
+                              uint16_t* HWY_RESTRICT atoms) {
+  const ScoreTag d;
+  const size_t n_maxima = MaximaOf(dictionary);
+  Candidates found;
+  found.largest = LargestOf(scores.maxima, n_maxima);
+  found.least = std::max(0, static_cast<int>(std::floor(found.largest - 2 * scores.error)));
+  const auto below = hn::Set(d, static_cast<int16_t>(found.least - 1));
+  int groups[kGroupsMax + 1];
+  int n_groups = 0;
+  for (size_t i = 0; i < n_maxima; i += kGroupMaxima) {
+    auto largest = hn::LoadU(d, scores.maxima + i);
+    for (size_t lane = kScoreLanes; lane < kGroupMaxima; lane += kScoreLanes) {
+      largest = hn::Max(largest, hn::LoadU(d, scores.maxima + i + lane));
+    }
+    groups[n_groups] = static_cast<int>(i / kGroupMaxima);
+    n_groups += hn::AllFalse(d, hn::Gt(largest, below)) ? 0 : 1;
+  }
+  struct {
+    uint32_t bits;
+    int first;
+  } words[kGroupsMax * kGroupAtoms / kScoreLanes + 1];
+  int n_words = 0;
+  for (int g = 0; g < n_groups; ++g) {
+    const int first = groups[g] * kGroupAtoms;
+#pragma GCC unroll 4
+    for (size_t i = 0; i < kGroupAtoms; i += kScoreLanes) {
+      const int at = first + static_cast<int>(i);
+      words[n_words] = {VectorBits(scores.values + at, below), at};
+      n_words += words[n_words].bits != 0 ? 1 : 0;
     }
   }
-  int places[base::kAtomsMax / 64];
-  int n_places = 0;
   for (int w = 0; w < n_words; ++w) {
-    places[n_places] = w;
-    n_places += words[w] != 0 ? 1 : 0;
+    uint32_t bits = words[w].bits;
+    do {
+      const int atom = words[w].first + std::countr_zero(bits);
+      atoms[found.n] = static_cast<uint16_t>(atom);
+      found.n += atom < dictionary.n_atoms() ? 1 : 0;
+      bits &= bits - 1;
+    } while (bits != 0);
   }
-  for (int i = 0; i < n_places; ++i) {
-    for (uint64_t bits = words[places[i]]; bits != 0; bits &= bits - 1) {
-      const int atom = places[i] * 64 + std::countr_zero(bits);
-      if (atom < dictionary.n_atoms()) candidates.push_back(static_cast<uint16_t>(atom));
-    }
-  }
+  return found;
 }
 
 }  // namespace lexico::kernels::cpu::HWY_NAMESPACE
@@ -65,16 +115,15 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace lexico::kernels::cpu {
 
-HWY_EXPORT(LargestMagnitudeSimd);
-HWY_EXPORT(CollectCandidatesSimd);
+HWY_EXPORT(FindMaximaSimd);
+HWY_EXPORT(FindCandidatesSimd);
 
-int LargestMagnitude(const Dictionary& dictionary, const int16_t* values) {
-  return HWY_DYNAMIC_DISPATCH(LargestMagnitudeSimd)(dictionary, values);
+void FindMaxima(const Dictionary& dictionary, const Scores& scores) {
+  HWY_DYNAMIC_DISPATCH(FindMaximaSimd)(dictionary.padded_atoms(), scores.values, scores.maxima);
 }
 
-void CollectCandidates(const Dictionary& dictionary, const int16_t* values, int least,
-                       std::vector<uint16_t>& candidates) {
-  HWY_DYNAMIC_DISPATCH(CollectCandidatesSimd)(dictionary, values, least, candidates);
+Candidates FindCandidates(const Dictionary& dictionary, const Scores& scores, uint16_t* atoms) {
+  return HWY_DYNAMIC_DISPATCH(FindCandidatesSimd)(dictionary, scores, atoms);
 }
 
 }  // namespace lexico::kernels::cpu

@@ -3,28 +3,48 @@
 //
 // Three searches make them: omp_bytes.h (8-bit products), omp_project.h (16-bit products) and
 // omp_gram.h (rows of the Gram matrix). Each header derives its bound.
+//
+// Whoever makes scores has them in registers, so it also keeps the largest of every group of atoms:
+// candidates are then found in 2 KiB of maxima at 4096 atoms instead of 8 KiB of scores.
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "kernels/cpu/dictionary.h"
 
 namespace lexico::kernels::cpu {
 
-// values[a] is <r, d_a> * scale within `error`; those of atoms past n_atoms are 0.
+// Atoms g * kGroupAtoms and the following are group g, as are maxima g * kGroupMaxima and the
+// following. Which atoms of its group a maximum covers is up to whoever makes the scores.
+inline constexpr int kGroupAtoms = 128;
+inline constexpr int kGroupMaxima = 32;
+static_assert(kChunkAtoms % kGroupAtoms == 0);
+
+// Where scores are: values[a] is <r, d_a> * scale within `error`, and those of atoms past n_atoms
+// are 0. -2^15 is not among them.
 struct Scores {
   int16_t* values = nullptr;  // [padded_atoms]
-  int largest = 0;            // of the magnitudes
+  int16_t* maxima = nullptr;  // [n_maxima]: of magnitudes
   float scale = 0;
   float error = 0;
 };
 
-// The largest |value| of values [padded_atoms]. -2^15 must not be among them.
-int LargestMagnitude(const Dictionary& dictionary, const int16_t* values);
+inline size_t MaximaOf(const Dictionary& dictionary) {
+  return static_cast<size_t>(dictionary.padded_atoms()) / kGroupAtoms * kGroupMaxima;
+}
 
-// Atoms a < n_atoms with |value| >= least, ascending.
-void CollectCandidates(const Dictionary& dictionary, const int16_t* values, int least,
-                       std::vector<uint16_t>& candidates);
+// Sets the maxima to those of the values.
+void FindMaxima(const Dictionary& dictionary, const Scores& scores);
+
+// The atoms that could be the best.
+struct Candidates {
+  int n = 0;
+  int largest = 0;  // of all magnitudes
+  int least = 0;    // magnitude of a candidate
+};
+
+// Atoms a < n_atoms with |value| >= least = max(0, largest - 2 error), ascending, to atoms
+// [n_atoms + 1].
+Candidates FindCandidates(const Dictionary& dictionary, const Scores& scores, uint16_t* atoms);
 
 }  // namespace lexico::kernels::cpu

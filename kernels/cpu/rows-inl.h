@@ -60,17 +60,49 @@ HWY_INLINE void CombineRows(const float* rows, size_t stride, const uint16_t* at
   }
 }
 
-// <a, b> over [stride] in FP32.
-HWY_INLINE float Dot(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b, size_t stride) {
+// products[r] = <a, b[r]> over [stride] in FP32, each the same bits whatever kRows is: blocks of 8
+// products (4 on SSE) are added up in two sums, the even and the odd ones, which are the halves of
+// one register on AVX-512.
+template <int kRows>
+HWY_INLINE void DotMany(const float* HWY_RESTRICT a, const float* const* HWY_RESTRICT b,
+                        size_t stride, float* HWY_RESTRICT products) {
   const hn::CappedTag<float, 8> d;
-  constexpr size_t kLanes = hn::MaxLanes(hn::CappedTag<float, 8>());
-  auto s0 = hn::Zero(d);
-  auto s1 = hn::Zero(d);
-  for (size_t i = 0; i < stride; i += 2 * kLanes) {
-    s0 = hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b + i), s0);
-    s1 = hn::MulAdd(hn::LoadU(d, a + i + kLanes), hn::LoadU(d, b + i + kLanes), s1);
+#if HWY_CAP_GE512
+  const hn::CappedTag<float, 16> d_two;
+  hn::Vec<decltype(d_two)> sum[kRows];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) sum[r] = hn::Zero(d_two);
+  for (size_t i = 0; i < stride; i += 16) {
+    const auto factor = hn::LoadU(d_two, a + i);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      sum[r] = hn::MulAdd(factor, hn::LoadU(d_two, b[r] + i), sum[r]);
+    }
   }
-  return hn::GetLane(hn::SumOfLanes(d, hn::Add(s0, s1)));
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    const auto both = hn::Add(hn::LowerHalf(d, sum[r]), hn::UpperHalf(d, sum[r]));
+    products[r] = hn::GetLane(hn::SumOfLanes(d, both));
+  }
+#else
+  constexpr size_t kLanes = hn::MaxLanes(hn::CappedTag<float, 8>());
+  for (int r = 0; r < kRows; ++r) {
+    auto even = hn::Zero(d);
+    auto odd = hn::Zero(d);
+    for (size_t i = 0; i < stride; i += 2 * kLanes) {
+      even = hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b[r] + i), even);
+      odd = hn::MulAdd(hn::LoadU(d, a + i + kLanes), hn::LoadU(d, b[r] + i + kLanes), odd);
+    }
+    products[r] = hn::GetLane(hn::SumOfLanes(d, hn::Add(even, odd)));
+  }
+#endif
+}
+
+// <a, b> over [stride] in FP32.
+HWY_INLINE float Dot(const float* a, const float* b, size_t stride) {
+  float product;
+  DotMany<1>(a, &b, stride, &product);
+  return product;
 }
 
 }  // namespace lexico::kernels::cpu::HWY_NAMESPACE

@@ -159,17 +159,24 @@ TEST_P(OmpEncodeTest, MatchesDefinitionOnAllSmallShapes) {
 }
 
 // 1500 atoms: no Gram matrix is kept, and 20 vectors are too few to make one, so the direct search
-// runs.
+// runs. It is never made where AMX multiplies bytes, which takes components by the 64.
 TEST_P(OmpEncodeTest, BothSearchesMatchDefinitionOnLargeDictionaries) {
   std::mt19937 random(11);
-  const std::vector<float> atoms = RandomAtoms(1500, 64, random);
-  const auto dictionary = Prepare(atoms, 64);
+  const std::vector<float> atoms = RandomAtoms(1500, 48, random);
+  const auto dictionary = Prepare(atoms, 48);
   const auto with_gram = DictionaryForCoding(dictionary, 100'000, 24, Stream::Cpu(1));
   ASSERT_NE(with_gram, dictionary);
-  const std::vector<float> few = NoisyCombinations(atoms, 64, 20, 0.2f, random);
+  const std::vector<float> few = NoisyCombinations(atoms, 48, 20, 0.2f, random);
   EXPECT_GT(ExpectMatchesDefinition(few, *dictionary, 8), 0.9);
-  const std::vector<float> many = NoisyCombinations(atoms, 64, 120, 0.2f, random);
+  const std::vector<float> many = NoisyCombinations(atoms, 48, 120, 0.2f, random);
   EXPECT_GT(ExpectMatchesDefinition(many, *with_gram, 24), 0.7);
+}
+
+TEST_P(OmpEncodeTest, WholeTilesOfBytesMatchDefinition) {
+  std::mt19937 random(31);
+  const std::vector<float> atoms = RandomAtoms(1500, 64, random);
+  const std::vector<float> x = NoisyCombinations(atoms, 64, 70, 0.2f, random);
+  EXPECT_GT(ExpectMatchesDefinition(x, *Prepare(atoms, 64), 8), 0.9);
 }
 
 TEST_P(OmpEncodeTest, RandomVectorsMatchDefinition) {

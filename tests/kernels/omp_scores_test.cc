@@ -53,51 +53,102 @@ class OmpScoresTest : public testing::Test {
     return vectors;
   }
 
-  Shorts NewValues(int n_vectors) {
-    return hwy::AllocateAligned<int16_t>(static_cast<size_t>(n_vectors) *
-                                         dictionary().padded_atoms());
-  }
+  // Room for scores of n_vectors vectors.
+  struct Rows {
+    Rows(const Dictionary& dictionary, int n_vectors)
+        : values_stride(dictionary.padded_atoms() + 32),
+          maxima_stride(MaximaOf(dictionary) + 32),
+          values(hwy::AllocateAligned<int16_t>(n_vectors * values_stride)),
+          maxima(hwy::AllocateAligned<int16_t>(n_vectors * maxima_stride)) {}
+    Scores At(int i, float scale, float error) const {
+      return {values.get() + i * values_stride, maxima.get() + i * maxima_stride, scale, error};
+    }
+
+    size_t values_stride;
+    size_t maxima_stride;
+    Shorts values;
+    Shorts maxima;
+  };
 
   void ExpectWithinBound(const float* vector, const Scores& scores) {
-    int largest = 0;
+    std::vector<int> largest(dictionary().padded_atoms() / kGroupAtoms, 0);
     for (int a = 0; a < dictionary().padded_atoms(); ++a) {
       double product = 0;
       for (int i = 0; i < kHeadDim && a < kAtoms; ++i) {
         product += static_cast<double>(vector[i]) * dictionary().row(a)[i];
       }
       EXPECT_NEAR(scores.values[a], product * scores.scale, scores.error) << "atom " << a;
-      largest = std::max(largest, std::abs(scores.values[a]));
+      int& of_group = largest[a / kGroupAtoms];
+      of_group = std::max(of_group, std::abs(scores.values[a]));
     }
-    EXPECT_EQ(scores.largest, largest);
+    for (size_t group = 0; group < largest.size(); ++group) {
+      const int16_t* maxima = scores.maxima + group * kGroupMaxima;
+      EXPECT_EQ(*std::max_element(maxima, maxima + kGroupMaxima), largest[group]) << group;
+    }
   }
 
   std::mt19937 random_;
   std::shared_ptr<const PreparedDictionary> prepared_;
 };
 
+// n_vectors in 8 bits, and their products with all atoms.
+struct ByteScores {
+  ByteScores(const BytePanels& panels, const std::vector<float>& x)
+      : n_vectors(static_cast<int>(x.size()) / (panels.n_quads() * 4)),
+        components(x.size() + static_cast<size_t>(kByteRows) * panels.n_quads() * 4) {
+    const size_t stride = static_cast<size_t>(panels.n_quads()) * 4;
+    for (int v = 0; v < n_vectors; ++v) {
+      vectors.push_back(
+          QuantizeToBytes(panels, x.data() + v * stride, components.data() + v * stride));
+    }
+  }
+  template <typename Rows>
+  void Project(const BytePanels& panels, ByteUnit unit, const Rows& to) const {
+    ProjectBytes(unit, {panels, components.data(), vectors.data(), n_vectors, to.values.get(),
+                        to.values_stride, to.maxima.get(), to.maxima_stride});
+  }
+
+  int n_vectors;
+  std::vector<int8_t> components;
+  std::vector<ByteVector> vectors;
+};
+
 TEST_F(OmpScoresTest, ByteProductsKeepTheirBound) {
-  if (!HasByteDots()) GTEST_SKIP() << "no dot products of bytes";
+  if (BestByteUnit() == ByteUnit::kNone) GTEST_SKIP() << "no dot products of bytes";
   const BytePanels& panels = *dictionary().byte_panels();
-  const int stride = dictionary().row_stride();
   for (const int n_vectors : {1, 2, 12, 13, 30, 60}) {
     const std::vector<float> x = Vectors(n_vectors, n_vectors % 2 == 0 ? 1.0f : 1e-5f);
-    std::vector<int8_t> components(x.size());
-    std::vector<ByteVector> vectors(n_vectors);
-    for (int v = 0; v < n_vectors; ++v) {
-      vectors[v].components = components.data() + v * stride;
-      QuantizeToBytes(panels, x.data() + v * stride, vectors[v]);
-    }
-    const Shorts values = NewValues(n_vectors);
-    std::vector<int> largest(n_vectors);
-    ProjectBytes(panels, vectors.data(), n_vectors, values.get(), dictionary().padded_atoms(),
-                 largest.data());
+    const ByteScores bytes(panels, x);
+    const Rows rows(dictionary(), n_vectors);
+    bytes.Project(panels, panels.unit(), rows);
     for (int v = 0; v < n_vectors; ++v) {
       SCOPED_TRACE(v);
-      ExpectWithinBound(x.data() + v * stride,
-                        {.values = values.get() + v * dictionary().padded_atoms(),
-                         .largest = largest[v],
-                         .scale = vectors[v].scale,
-                         .error = vectors[v].error});
+      ExpectWithinBound(x.data() + v * dictionary().row_stride(),
+                        rows.At(v, bytes.vectors[v].scale, bytes.vectors[v].error));
+    }
+  }
+}
+
+TEST_F(OmpScoresTest, BothByteUnitsGiveTheSameScores) {
+  if (BestByteUnit() != ByteUnit::kAmx) GTEST_SKIP() << "no AMX";
+  for (const int head_dim : {64, 128, 256}) {
+    const auto prepared = tests::RandomDictionary(kAtoms, head_dim, random_);
+    const Dictionary& wide = AsCpu(*prepared);
+    const BytePanels& panels = *wide.byte_panels();
+    ASSERT_EQ(panels.unit(), ByteUnit::kAmx);
+    for (const int n_vectors : {1, 15, 16, 17, 32, 33, 70}) {
+      SCOPED_TRACE(testing::Message() << "head_dim " << head_dim << " vectors " << n_vectors);
+      const ByteScores bytes(panels, tests::RandomAtoms(n_vectors, head_dim, random_));
+      const Rows amx(wide, n_vectors);
+      const Rows vnni(wide, n_vectors);
+      bytes.Project(panels, ByteUnit::kAmx, amx);
+      bytes.Project(panels, ByteUnit::kVnni, vnni);
+      for (int v = 0; v < n_vectors; ++v) {
+        const Scores a = amx.At(v, 1, 0);
+        const Scores b = vnni.At(v, 1, 0);
+        EXPECT_TRUE(std::equal(a.values, a.values + wide.padded_atoms(), b.values)) << v;
+        EXPECT_TRUE(std::equal(a.maxima, a.maxima + MaximaOf(wide), b.maxima)) << v;
+      }
     }
   }
 }
@@ -111,24 +162,22 @@ TEST_F(OmpScoresTest, ShortProductsKeepTheirBound) {
     for (int v = 0; v < n_vectors; ++v) {
       Quantize(dictionary(), x.data() + v * stride, 0.25f, quantized.data() + v * packed);
     }
-    const Shorts values = NewValues(n_vectors);
-    ProjectBlock(dictionary(), quantized.data(), n_vectors, values.get());
+    const Rows rows(dictionary(), n_vectors);
+    ProjectBlock(dictionary(), quantized.data(), n_vectors, rows.values.get(), rows.values_stride);
     for (int v = 0; v < n_vectors; ++v) {
       SCOPED_TRACE(v);
-      int16_t* row = values.get() + v * dictionary().padded_atoms();
-      ExpectWithinBound(x.data() + v * stride, {.values = row,
-                                                .largest = LargestMagnitude(dictionary(), row),
-                                                .scale = kScoreOne / 0.25f,
-                                                .error = ProjectionErrorBound(kHeadDim)});
+      const Scores scores = rows.At(v, kScoreOne / 0.25f, ProjectionErrorBound(kHeadDim));
+      FindMaxima(dictionary(), scores);
+      ExpectWithinBound(x.data() + v * stride, scores);
     }
   }
 }
 
 TEST_F(OmpScoresTest, GramTermsKeepTheirBound) {
   const auto with_gram = dictionary().WithGram(1);
-  const Shorts base = NewValues(1);
-  std::fill_n(base.get(), dictionary().padded_atoms(), int16_t{0});
-  const Shorts values = NewValues(1);
+  const Rows base(dictionary(), 1);
+  std::fill_n(base.values.get(), dictionary().padded_atoms(), int16_t{0});
+  const Rows rows(dictionary(), 1);
   std::vector<float> x(dictionary().row_stride(), 0.0f);
   std::vector<GramTerm> terms;
   float sum = 0;
@@ -140,28 +189,33 @@ TEST_F(OmpScoresTest, GramTermsKeepTheirBound) {
                      .factors = TwiceFactor(static_cast<int16_t>(
                          std::lrint(c * kScoreOne * (kFactorOne / kGramOne))))});
     const int n_terms = static_cast<int>(terms.size());
-    const int largest = GramScores(dictionary(), base.get(), terms.data(), n_terms, values.get());
-    ExpectWithinBound(x.data(), {.values = values.get(),
-                                 .largest = largest,
-                                 .scale = kScoreOne,
-                                 .error = n_terms + sum * kScoreOne * GramError(kHeadDim)});
+    const Scores scores = rows.At(0, kScoreOne, n_terms + sum * kScoreOne * GramError(kHeadDim));
+    GramScores(dictionary(), base.values.get(), terms.data(), n_terms, scores);
+    ExpectWithinBound(x.data(), scores);
   }
 }
 
-TEST_F(OmpScoresTest, CandidatesAreAllAtomsOfAtLeastTheLeast) {
-  const Shorts values = NewValues(1);
+TEST_F(OmpScoresTest, CandidatesAreAllAtomsWithinTwiceTheErrorOfTheLargest) {
+  const Rows rows(dictionary(), 1);
   std::uniform_int_distribution<int> score(-100, 100);
   for (int a = 0; a < dictionary().padded_atoms(); ++a) {
-    values[a] = static_cast<int16_t>(score(random_));
+    rows.values[a] = static_cast<int16_t>(a < kAtoms ? score(random_) : 0);
   }
-  for (const int least : {0, 1, 50, 100, 101}) {
+  rows.values[177] = -100;
+  for (const float error : {0.0f, 0.4f, 20.2f, 49.5f, 60.0f}) {
+    const int least = std::max(0, static_cast<int>(std::floor(100 - 2 * error)));
     std::vector<uint16_t> expected;
     for (int a = 0; a < kAtoms; ++a) {
-      if (std::abs(values[a]) >= least) expected.push_back(static_cast<uint16_t>(a));
+      if (std::abs(rows.values[a]) >= least) expected.push_back(static_cast<uint16_t>(a));
     }
-    std::vector<uint16_t> candidates;
-    CollectCandidates(dictionary(), values.get(), least, candidates);
-    EXPECT_EQ(candidates, expected) << least;
+    const Scores scores = rows.At(0, 1, error);
+    FindMaxima(dictionary(), scores);
+    std::vector<uint16_t> atoms(kAtoms + 1);
+    const Candidates found = FindCandidates(dictionary(), scores, atoms.data());
+    atoms.resize(found.n);
+    EXPECT_EQ(atoms, expected) << error;
+    EXPECT_EQ(found.largest, 100);
+    EXPECT_EQ(found.least, least);
   }
 }
 
