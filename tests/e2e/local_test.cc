@@ -142,6 +142,26 @@ TEST(LocalTest, KilledSupervisorLeavesNoOrphans) {
   std::filesystem::remove_all(local.data_dir());
 }
 
+// No server is needed to say what is wrong with the command line.
+TEST(LocalTest, WrongUsageEndsWithTwoInTextAndJson) {
+  for (const std::vector<std::string>& arguments :
+       {std::vector<std::string>{"--server", "foo", "session", "list"},
+        {"detokenize", "abc"},
+        {"detokenize", "--tokenizer", ModelDir() + "/tokenizer.json", "99999999"},
+        {"--tenant", "\xff", "session", "list"},
+        {"session", "lst"}}) {
+    EXPECT_EQ(RunLexico(arguments).exit_code, 2);
+    std::vector<std::string> with_json = arguments;
+    with_json.push_back("--json");
+    const Result result = RunLexico(with_json);
+    EXPECT_EQ(result.exit_code, 2);
+    EXPECT_EQ(json::parse(result.err)["error"]["code"], "INVALID_ARGUMENT") << result.err;
+  }
+  const Result nobody = RunLexico({"--server", "127.0.0.1:1", "session", "list", "--json"});
+  EXPECT_EQ(nobody.exit_code, 3);
+  EXPECT_EQ(json::parse(nobody.err)["error"]["code"], "UNAVAILABLE") << nobody.err;
+}
+
 TEST(LocalTest, BadModelFolderEndsWithTheReason) {
   const TempDir dir;
   std::filesystem::copy(ModelDir(), dir.File("model"), std::filesystem::copy_options::recursive);

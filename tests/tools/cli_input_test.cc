@@ -40,6 +40,19 @@ TEST(CliCommandLineTest, GlobalFlagsMayStandAnywhere) {
   }
 }
 
+TEST(CliCommandLineTest, JsonIsKnownAlsoWhenParsingFails) {
+  for (const std::vector<const char*>& arguments :
+       {std::vector<const char*>{"--json", "sesion", "list"},
+        std::vector<const char*>{"ask", "id", "q", "--top-p", "9", "--json"}}) {
+    Command command;
+    EXPECT_THAT(Parse(arguments, &command), StatusIs(StatusCode::kInvalidArgument, ""));
+    EXPECT_TRUE(command.globals.json);
+  }
+  Command command;
+  EXPECT_THAT(Parse({"ask", "id", "--", "--json"}, &command), IsOk());
+  EXPECT_FALSE(command.globals.json);
+}
+
 TEST(CliCommandLineTest, UnknownNamesAreAnsweredWithTheNearest) {
   EXPECT_THAT(Parse({"session", "list", "--jsno"}),
               StatusIs(StatusCode::kInvalidArgument, "did you mean --json?"));

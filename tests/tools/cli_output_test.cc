@@ -95,7 +95,22 @@ TEST(CliErrorTest, LineHasCodeMessageAndRemedy) {
             "lexico: RESOURCE_EXHAUSTED: full; try again in 1.5 s");
   EXPECT_NE(ErrorLine(absl::UnavailableError("refused"), globals).find("lexico local"),
             std::string::npos);
+}
+
+TEST(CliErrorTest, JsonHasTheFieldsThatAreKnown) {
+  const Globals globals{.json = true};
+  EXPECT_EQ(ErrorLine(absl::NotFoundError("no \"x\"\n\xff"), globals),
+            "{\"error\":{\"code\":\"NOT_FOUND\",\"message\":\"no \\\"x\\\"\\n\xEF\xBF\xBD\"}}");
+  EXPECT_EQ(ErrorLine(rpc::WithDetail(absl::ResourceExhaustedError("full"), "queue_full",
+                                      absl::Milliseconds(1500)),
+                      globals),
+            R"({"error":{"code":"RESOURCE_EXHAUSTED","reason":"queue_full","message":"full",)"
+            R"("retry_after_ms":1500}})");
+}
+
+TEST(CliErrorTest, ExitCodeFollowsTheStatusCode) {
   EXPECT_EQ(ExitCode(absl::OkStatus()), 0);
+  EXPECT_EQ(ExitCode(absl::InvalidArgumentError("")), 2);
   EXPECT_EQ(ExitCode(absl::NotFoundError("")), 1);
   EXPECT_EQ(ExitCode(absl::UnavailableError("")), 3);
 }

@@ -3,12 +3,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <string_view>
 
 #include "absl/strings/ascii.h"
 #include "proto/base/options.h"
 #include "proto/base/status.h"
 #include "proto/base/utf8.h"
 #include "proto/rpc/status_map.h"
+#include "tools/cli/json.h"
 
 namespace lexico::cli {
 namespace {
@@ -20,7 +22,7 @@ constexpr char kFooter[] = R"(A first conversation:
   lexico ask notes "Who keeps the spare keys?"     ask about it, as often as you like
   lexico session show notes                        what it takes in memory
 
-Every command takes --json for scripts and --help for its examples.
+Every command takes --json for scripts (errors too, on stderr) and --help for its examples.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 server unavailable.)";
 
 // Every string argument that was given to `app` or to a chosen subcommand, from argv or the
@@ -80,28 +82,48 @@ void AddCommands(CLI::App& app, Command& command) {
   AddInfoCommands(app, command);
 }
 
-absl::Status ParseArguments(CLI::App& app, int argc, const char* const* argv,
-                            const Command& command) {
+absl::Status ParseArguments(CLI::App& app, int argc, const char* const* argv, Command& command) {
+  // Before parsing, which stops at the first error.
+  const char* const* const end = std::find(argv, argv + argc, std::string_view("--"));
+  if (std::find(argv, end, std::string_view("--json")) != end) command.globals.json = true;
   LEXICO_RETURN_IF_ERROR(base::ParseCommandLine(app, argc, argv));
   LEXICO_RETURN_IF_ERROR(CheckTexts(app));
   return CheckTenant(command.globals.tenant);
 }
 
 int ExitCode(const absl::Status& status) {
-  if (status.ok()) return 0;
-  return absl::IsUnavailable(status) ? 3 : 1;
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+      return 0;
+    case absl::StatusCode::kInvalidArgument:
+      return 2;
+    case absl::StatusCode::kUnavailable:
+      return 3;
+    default:
+      return 1;
+  }
 }
 
 std::string ErrorLine(const absl::Status& status, const Globals& globals) {
-  std::string line = fmt::format("lexico: {}: {}", absl::StatusCodeToString(status.code()),
-                                 std::string(status.message()));
+  const std::string code = absl::StatusCodeToString(status.code());
+  const std::string reason = rpc::ReasonOf(status);
+  const absl::Duration retry_after = rpc::RetryAfterOf(status);
+  if (globals.json) {
+    nlohmann::ordered_json error = {{"code", code}};
+    if (!reason.empty()) error["reason"] = reason;
+    error["message"] = std::string(status.message());
+    if (retry_after > absl::ZeroDuration()) {
+      error["retry_after_ms"] = absl::ToInt64Milliseconds(retry_after);
+    }
+    return JsonLine({{"error", std::move(error)}});
+  }
+  std::string line = fmt::format("lexico: {}: {}", code, std::string(status.message()));
   for (char& c : line) {
     if (c == '\n' || c == '\r') c = ' ';
   }
-  const absl::Duration retry_after = rpc::RetryAfterOf(status);
   if (retry_after > absl::ZeroDuration()) {
     line += fmt::format("; try again in {:.1f} s", absl::ToDoubleSeconds(retry_after));
-  } else if (absl::IsUnavailable(status) && rpc::ReasonOf(status).empty()) {
+  } else if (absl::IsUnavailable(status) && reason.empty()) {
     line += fmt::format(
         "; is a server running at {}? start one with `lexico local` or name it with --server",
         globals.server);

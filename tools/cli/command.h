@@ -17,7 +17,7 @@ namespace lexico::cli {
 struct Globals {
   std::string server = "127.0.0.1:50051";
   std::string tenant;
-  bool json = false;     // one JSON value on stdout instead of text
+  bool json = false;     // one JSON value instead of text: results on stdout, errors on stderr
   double timeout_s = 0;  // of a call; 0: each command's own
   rpc::TlsOptions tls;
 };
@@ -32,9 +32,9 @@ void AddCommands(CLI::App& app, Command& command);
 
 // Parses argv as base::ParseCommandLine does, and refuses what cannot be sent: InvalidArgument
 // names an argument that is not UTF-8 (options of type kPathType excepted: names of files are
-// bytes) and a tenant that is no gRPC metadata.
-absl::Status ParseArguments(CLI::App& app, int argc, const char* const* argv,
-                            const Command& command);
+// bytes) and a tenant that is no gRPC metadata. `command.globals.json` is right also when
+// parsing fails.
+absl::Status ParseArguments(CLI::App& app, int argc, const char* const* argv, Command& command);
 
 // The CLI11 type name of options that hold the name of a file or a folder.
 inline constexpr char kPathType[] = "PATH";
@@ -58,11 +58,12 @@ void Bind(CLI::App* subcommand, Command& command, std::shared_ptr<Options> optio
   });
 }
 
-// 0 OK, 3 Unavailable, 1 anything else. Usage errors are found by parsing and end with 2.
+// 0 OK, 2 InvalidArgument (found here or by the server), 3 Unavailable, 1 anything else.
 int ExitCode(const absl::Status& status);
 
-// "lexico: UNAVAILABLE: message", with the remedy where the code has one: when to come back, or how
-// to start a server. One line without its newline.
+// "lexico: UNAVAILABLE: message", with when to come back where the server said it; with --json
+// {"error": {"code", "reason", "message", "retry_after_ms"}}, without those that are not known. One
+// line without its newline.
 std::string ErrorLine(const absl::Status& status, const Globals& globals);
 
 }  // namespace lexico::cli

@@ -96,8 +96,12 @@ ordered_json ToJson(const Message& message) {
   return object;
 }
 
+std::string JsonLine(const ordered_json& value) {
+  return value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+}
+
 void PrintJson(const ordered_json& value) {
-  fmt::print("{}\n", value.dump(-1, ' ', false, ordered_json::error_handler_t::replace));
+  fmt::print("{}\n", JsonLine(value));
   std::fflush(stdout);
 }
 

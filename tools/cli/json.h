@@ -16,7 +16,10 @@ nlohmann::ordered_json ToJson(const google::protobuf::Message& message);
 // The word of an enum value: FINISH_REASON_STOP -> "stop".
 std::string EnumWord(const google::protobuf::EnumValueDescriptor& value);
 
-// One line on stdout.
+// One line without its newline.
+std::string JsonLine(const nlohmann::ordered_json& value);
+
+// JsonLine on stdout.
 void PrintJson(const nlohmann::ordered_json& value);
 
 }  // namespace lexico::cli

@@ -14,7 +14,7 @@ int main(int argc, char** argv) {
   }
   if (!parsed.ok()) {
     fmt::print(stderr, "{}\n", lexico::cli::ErrorLine(parsed, command.globals));
-    return 2;
+    return lexico::cli::ExitCode(parsed);
   }
   const absl::Status status = command.run();
   std::fflush(stdout);
