@@ -113,7 +113,7 @@ absl::StatusOr<v1::AppendTextResponse> AppendFile(const Client& client,
     const PrefillWatch watch(client, session_id);
     status = writer->Finish();
   }
-  LEXICO_RETURN_IF_ERROR(Client::Convert(status));
+  LEXICO_RETURN_IF_ERROR(client.Convert(status, absl::ZeroDuration()));
   return response;
 }
 

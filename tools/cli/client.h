@@ -22,7 +22,8 @@ class Client {
   v1::Inference::Stub& inference() const { return *inference_; }
   v1::Admin::Stub& admin() const { return *admin_; }
 
-  // A context with the tenant and the deadline: --timeout where given, else `timeout` (zero: none).
+  // A context with the tenant and the deadline: --timeout where given, else `timeout` (zero: none;
+  // the same value is given to Convert).
   std::unique_ptr<grpc::ClientContext> NewContext(absl::Duration timeout) const;
 
   // One unary call, for example Call(&v1::Inference::Stub::GetSession, request).
@@ -34,16 +35,22 @@ class Client {
     Response response;
     const auto context = NewContext(timeout);
     const absl::Status status =
-        Convert((StubOf<Stub>().*method)(context.get(), request, &response));
+        Convert((StubOf<Stub>().*method)(context.get(), request, &response), timeout);
     if (!status.ok()) return status;
     return response;
   }
 
-  // The status of a finished stream.
-  static absl::Status Convert(const grpc::Status& status);
+  // The status of a finished call, with what the user can do about it: a deadline names --timeout,
+  // a connection that was never made says how to start a server, and a remedy that is an RPC
+  // becomes the command that calls it.
+  absl::Status Convert(const grpc::Status& status, absl::Duration timeout) const;
 
  private:
   Client() = default;
+  // --timeout where given, else `timeout`; zero: none.
+  absl::Duration Effective(absl::Duration timeout) const;
+  // Whether the last call found no server at all.
+  bool IsUnconnected() const;
   template <typename Stub>
   Stub& StubOf() const {
     if constexpr (std::is_same_v<Stub, v1::Admin::Stub>) {
@@ -54,6 +61,7 @@ class Client {
   }
 
   Globals globals_;
+  std::shared_ptr<grpc::Channel> channel_;
   std::shared_ptr<v1::Inference::Stub> inference_;
   std::shared_ptr<v1::Admin::Stub> admin_;
 };

@@ -123,10 +123,6 @@ std::string ErrorLine(const absl::Status& status, const Globals& globals) {
   }
   if (retry_after > absl::ZeroDuration()) {
     line += fmt::format("; try again in {:.1f} s", absl::ToDoubleSeconds(retry_after));
-  } else if (absl::IsUnavailable(status) && reason.empty()) {
-    line += fmt::format(
-        "; is a server running at {}? start one with `lexico local` or name it with --server",
-        globals.server);
   }
   return line;
 }

@@ -96,7 +96,7 @@ absl::StatusOr<Answer> Generate(const Client& client, const v1::GenerateRequest&
       if (event.has_finished()) answer.finished = event.finished();
     }
   }
-  LEXICO_RETURN_IF_ERROR(Client::Convert(reader->Finish()));
+  LEXICO_RETURN_IF_ERROR(client.Convert(reader->Finish(), absl::ZeroDuration()));
   return answer;
 }
 

@@ -16,6 +16,7 @@ namespace {
 absl::Status FileError(int error, const std::string& path) {
   const std::string message = fmt::format("cannot read {}: {}", path, std::strerror(error));
   if (error == ENOENT) return absl::NotFoundError(message);
+  if (error == EISDIR) return absl::InvalidArgumentError(message);
   if (error == EACCES) return absl::PermissionDeniedError(message);
   return absl::UnknownError(message);
 }

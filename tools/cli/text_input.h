@@ -16,7 +16,8 @@ inline constexpr size_t kChunkBytes = 256u << 10;
 
 // Reads `path` ("-": standard input) in chunks of at most kChunkBytes and gives each to `take` with
 // the bytes read so far, itself included. Stops at the first error. NotFound or PermissionDenied
-// with the path; InvalidArgument when the text is not UTF-8, with the byte offset.
+// with the path; InvalidArgument for a folder, and when the text is not UTF-8, with the byte
+// offset.
 absl::Status ReadTextFile(const std::string& path,
                           const std::function<absl::Status(std::string_view, size_t)>& take);
 

@@ -69,7 +69,7 @@ absl::Status Drain(const Globals& globals, const DrainOptions& options) {
       std::fflush(stdout);
     }
   }
-  LEXICO_RETURN_IF_ERROR(Client::Convert(reader->Finish()));
+  LEXICO_RETURN_IF_ERROR(client.Convert(reader->Finish(), absl::ZeroDuration()));
   if (!globals.json) {
     fmt::print("{} {}\n", options.worker, options.undo ? "takes sessions again" : "is drained");
   }
