@@ -166,22 +166,32 @@ TEST(LocalTest, BadModelFolderEndsWithTheReason) {
   const TempDir dir;
   std::filesystem::copy(ModelDir(), dir.File("model"), std::filesystem::copy_options::recursive);
   std::filesystem::resize_file(dir.File("model") + "/model.safetensors", 1000000);
+  setenv("TMPDIR", dir.path().c_str(), /*overwrite=*/1);
   const Result truncated =
       RunLexico({"local", "--port", "0", "--workers", "1", "--model", dir.File("model")});
+  unsetenv("TMPDIR");
   EXPECT_EQ(truncated.exit_code, 1);
   EXPECT_THAT(truncated.err, HasSubstr("model.safetensors"));
   EXPECT_THAT(truncated.err, HasSubstr("worker-1 did not start: exit code 1"));
-  const Result missing =
-      RunLexico({"local", "--port", "0", "--workers", "1", "--model", "/nowhere"});
+  // The logs it points to are still there.
+  const std::string before = "the logs stay in ";
+  const size_t at = truncated.err.rfind(before);
+  ASSERT_NE(at, std::string::npos) << truncated.err;
+  std::string logs = truncated.err.substr(at + before.size());
+  logs.erase(logs.find('\n'));
+  EXPECT_TRUE(std::filesystem::exists(logs + "/worker-1.log")) << logs;
+  const Result missing = RunLexico({"local", "--port", "0", "--workers", "1", "--model", "/nowhere",
+                                    "--data-dir", dir.File("data")});
   EXPECT_EQ(missing.exit_code, 1);
   EXPECT_THAT(missing.err, HasSubstr("/nowhere"));
 }
 
 TEST(LocalTest, PortInUseEndsWithTheReason) {
+  const TempDir dir;
   Local local({"--workers", "1"});
   const std::string port = local.server().substr(local.server().rfind(':') + 1);
-  const Result second =
-      RunLexico({"local", "--port", port, "--workers", "1", "--model", ModelDir()});
+  const Result second = RunLexico({"local", "--port", port, "--workers", "1", "--model", ModelDir(),
+                                   "--data-dir", dir.File("data")});
   EXPECT_EQ(second.exit_code, 1);
   EXPECT_THAT(second.err, HasSubstr(port));
   EXPECT_THAT(second.err, HasSubstr("in use"));

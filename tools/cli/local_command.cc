@@ -76,10 +76,16 @@ absl::Status Local(const Globals& globals, const LocalOptions& given) {
     }
     supervisor.Stop();
   }
-  std::error_code error;
-  if (options.data_dir.empty()) std::filesystem::remove_all(data_dir, error);
   // A signal before all was ready is how the user chose to end it.
-  return absl::IsCancelled(status) ? absl::OkStatus() : status;
+  if (absl::IsCancelled(status)) status = absl::OkStatus();
+  if (!options.data_dir.empty()) return status;
+  if (!status.ok()) {
+    return absl::Status(status.code(), fmt::format("{}; the logs stay in {}/logs",
+                                                   std::string(status.message()), data_dir));
+  }
+  std::error_code error;
+  std::filesystem::remove_all(data_dir, error);
+  return status;
 }
 
 // Refuses what ParseByteSize refuses, at parsing.
@@ -108,7 +114,8 @@ void AddLocalCommand(CLI::App& app, Command& command) {
       ->capture_default_str();
   local
       ->add_option("--data-dir", options->data_dir,
-                   "Where sessions and logs live (default: a temporary folder, removed at the end)")
+                   "Where sessions and logs live (default: a temporary folder, removed at the end "
+                   "unless that is an error)")
       ->type_name(kPathType);
   local->add_option("--port", options->port, "Port of the coordinator; 0 picks one")
       ->check(CLI::Range(0, 65535))

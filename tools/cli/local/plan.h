@@ -14,7 +14,7 @@ struct LocalOptions {
   std::string model;  // folder; empty: the embedded one
   std::string dictionary;
   int n_workers = 2;
-  std::string data_dir;      // empty: a temporary one, removed at the end
+  std::string data_dir;      // empty: a temporary one, removed at a good end
   int port = 50051;          // of the coordinator; 0 picks one. The others' are always picked
   std::string kv_memory;     // of each worker; empty: its share of this machine
   std::string store_memory;  // empty: the store's default
