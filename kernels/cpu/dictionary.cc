@@ -63,7 +63,7 @@ Dictionary::Dictionary(const float* rows, std::shared_ptr<const AttentionAtoms> 
   }
   rows_ = std::move(wide_rows);
   quantized_ = std::move(quantized);
-  if (gram_elements() * sizeof(int16_t) <= gram_bytes_max) MakeGram(threads);
+  if (gram_serves() && gram_elements() * sizeof(int16_t) <= gram_bytes_max) MakeGram(threads);
 }
 
 void Dictionary::MakeGram(int threads) {

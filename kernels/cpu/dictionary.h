@@ -51,8 +51,12 @@ class Dictionary final : public PreparedDictionary {
   // Null where the processor has no dot products of bytes.
   const BytePanels* byte_panels() const { return byte_panels_.get(); }
 
-  // The Gram matrix, [n_atoms, padded_atoms / 2] words (omp_gram.h). Null where it would take more
-  // than gram_bytes_max.
+  // Whether rows of the Gram matrix are faster than projections: not where AMX multiplies bytes.
+  bool gram_serves() const {
+    return byte_panels_ == nullptr || byte_panels_->unit() != ByteUnit::kAmx;
+  }
+  // The Gram matrix, [n_atoms, padded_atoms / 2] words (omp_gram.h). Null where it would not serve
+  // or take more than gram_bytes_max.
   const int16_t* gram() const { return gram_.get(); }
 
  private:

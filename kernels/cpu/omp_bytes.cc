@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "kernels/cpu/bf16_tile.h"
+#include "kernels/cpu/omp_scores.h"
 #include "proto/base/check.h"
 
 #if defined(__x86_64__)
@@ -59,8 +60,8 @@ void ProjectBytes(ByteUnit unit, const ByteProducts& products) {
     some.components += static_cast<size_t>(begin) * products.panels.n_quads() * 4;
     some.vectors += begin;
     some.n_vectors = std::min(most, products.n_vectors - begin);
-    some.values += begin * products.values_stride;
-    some.maxima += begin * products.maxima_stride;
+    some.values += static_cast<size_t>(begin) * kGroupAtoms;
+    some.maxima += static_cast<size_t>(begin) * kGroupMaxima;
     project(some);
   }
 }

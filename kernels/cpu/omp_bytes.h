@@ -37,10 +37,10 @@ class BytePanels {
   // of sums narrow to one of scores without a permutation. Atoms past n_atoms are 0.
   const uint8_t* panel(int i) const { return data_.get() + i * panel_bytes(); }
   int n_panels() const { return n_panels_; }
-  // The fastest unit for this dictionary: AMX takes components by the 64.
+  // The fastest unit for this dictionary: AMX takes 64 or 128 components.
   ByteUnit unit() const {
-    return BestByteUnit() == ByteUnit::kAmx && n_quads_ % 16 != 0 ? ByteUnit::kVnni
-                                                                  : BestByteUnit();
+    const bool tiles = n_quads_ == 16 || n_quads_ == 32;
+    return BestByteUnit() == ByteUnit::kAmx && !tiles ? ByteUnit::kVnni : BestByteUnit();
   }
   int n_quads() const { return n_quads_; }
   const float* weights() const { return weights_.data(); }                  // [4 * n_quads]; w
@@ -79,11 +79,10 @@ struct ByteProducts {
   const int8_t* components;   // [n_vectors rounded up to kByteRows, 4 * n_quads]
   const ByteVector* vectors;  // [n_vectors]
   int n_vectors;
-  // Row i at i * stride, in the form of Scores (omp_scores.h).
+  // In the form of Scores (omp_scores.h): vector i is number i of the `interleaved`.
   int16_t* values;
-  size_t values_stride;
   int16_t* maxima;
-  size_t maxima_stride;
+  int interleaved;
 };
 
 // REQUIRES: the unit is panels.unit() or kVnni

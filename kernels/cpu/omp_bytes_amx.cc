@@ -1,8 +1,14 @@
-// omp_bytes.h by AMX: 32 vectors times the 32 atoms of a panel are 2 x 2 tiles of 16 x 16 sums. 64
-// components are two tiles of vectors and two of atoms, 4 KB, and four TDPBSUD of 16 cycles.
+// omp_bytes.h by AMX, for vectors of 64 or 128 components: those of 32 vectors stay in 4 of the 8
+// tiles, and a panel of 32 atoms takes 4 loads, 8 TDPBSUD of 16 cycles and 4 stores.
 //
 // The sums go through memory (4 KB, in L1) on their way to scores; those of a panel are read while
 // the next panel is multiplied.
+//
+// Measured on 27 Nov 2026 on a shared Xeon with AMX, 32 vectors, 4096 x 128, one thread: 0.83 us a
+// vector, VNNI 1.64; at another time 1.24 and 2.6. That is several times what TDPBSUD needs: loads,
+// stores and the making of scores bound it. Tried and dropped: 2 x 2 tiles of sums, which load the
+// vectors again for every panel and take any number of components (+ 10 %); asking for the next
+// panel ahead (the same).
 #include "kernels/cpu/bf16_tile.h"
 #include "kernels/cpu/omp_bytes.h"
 #include "proto/base/check.h"
@@ -22,49 +28,55 @@ constexpr int kTileSums = 16;
 struct alignas(64) Sums {
   int32_t rows[2 * kByteRows][BytePanels::kAtoms];
 };
+static_assert(kAmxVectorsMax == 2 * kByteRows);
 
-// Sums in tiles 0 1 / 2 3, vectors in 4 / 5, atoms in 6 7; without the second 16 vectors if `low`.
-template <bool kLow>
+// The first 64 components of the vectors to tiles 4 and, those after the first 16, 5; the other
+// components to 6 and 7.
+LEXICO_AMX void LoadVectors(const ByteProducts& t) {
+  const int row_bytes = t.panels.n_quads() * 4;
+  const int8_t* low = t.components;
+  const int8_t* high = t.n_vectors > kByteRows ? low + kByteRows * row_bytes : low;
+  const int half = t.panels.n_quads() > kTileQuads ? 4 * kTileQuads : 0;
+  _tile_loadd(4, low, row_bytes);
+  _tile_loadd(5, high, row_bytes);
+  _tile_loadd(6, low + half, row_bytes);
+  _tile_loadd(7, high + half, row_bytes);
+}
+
+// kTwice: more than 16 vectors; kDeep: more than 64 components.
+template <bool kTwice, bool kDeep>
 LEXICO_AMX void Multiply(const ByteProducts& t, int panel, Sums& sums) {
   constexpr int kPanelRow = 4 * BytePanels::kAtoms;
-  const int row_bytes = t.panels.n_quads() * 4;
-  const uint8_t* atoms = t.panels.panel(panel);
-  const int8_t* vectors = t.components;
-  _tile_zero(0);
-  _tile_zero(1);
-  if constexpr (!kLow) {
-    _tile_zero(2);
-    _tile_zero(3);
-  }
-  for (int quad = 0; quad < t.panels.n_quads(); quad += kTileQuads) {
-    _tile_loadd(6, atoms + quad * kPanelRow, kPanelRow);
-    _tile_loadd(4, vectors + quad * 4, row_bytes);
-    _tile_loadd(7, atoms + quad * kPanelRow + kPanelRow / 2, kPanelRow);
-    _tile_dpbsud(0, 4, 6);
-    _tile_dpbsud(1, 4, 7);
-    if constexpr (!kLow) {
-      _tile_loadd(5, vectors + kByteRows * row_bytes + quad * 4, row_bytes);
-      _tile_dpbsud(2, 5, 6);
-      _tile_dpbsud(3, 5, 7);
-    }
-  }
   constexpr int kSumsRow = sizeof(sums.rows[0]);
-  _tile_stored(0, sums.rows[0], kSumsRow);
-  _tile_stored(1, sums.rows[0] + kTileSums, kSumsRow);
-  if constexpr (!kLow) {
-    _tile_stored(2, sums.rows[kByteRows], kSumsRow);
-    _tile_stored(3, sums.rows[kByteRows] + kTileSums, kSumsRow);
+  const uint8_t* atoms = t.panels.panel(panel);
+#pragma GCC unroll 2
+  for (int side = 0; side < 2; ++side) {
+    _tile_zero(0);
+    if constexpr (kTwice) _tile_zero(1);
+    _tile_loadd(2, atoms + side * kPanelRow / 2, kPanelRow);
+    _tile_dpbsud(0, 4, 2);
+    if constexpr (kTwice) _tile_dpbsud(1, 5, 2);
+    if constexpr (kDeep) {
+      _tile_loadd(3, atoms + kTileQuads * kPanelRow + side * kPanelRow / 2, kPanelRow);
+      _tile_dpbsud(0, 6, 3);
+      if constexpr (kTwice) _tile_dpbsud(1, 7, 3);
+    }
+    _tile_stored(0, sums.rows[0] + side * kTileSums, kSumsRow);
+    if constexpr (kTwice) _tile_stored(1, sums.rows[kByteRows] + side * kTileSums, kSumsRow);
   }
 }
 
 __attribute__((target("avx512f,avx512bw"))) void Finish(const ByteProducts& t, int panel,
                                                         const Sums& sums) {
-  for (int i = 0; i < t.n_vectors; ++i) {
-    const __m512i start = _mm512_set1_epi32(t.vectors[i].start);
-    const __m512i shift = _mm512_set1_epi32(t.vectors[i].shift);
+  const PanelScores to(t, panel);
+  const ByteVector* vectors = t.vectors;
+  const int n_vectors = t.n_vectors;
+  for (int i = 0; i < n_vectors; ++i) {
+    const __m512i start = _mm512_set1_epi32(vectors[i].start);
+    const __m512i shift = _mm512_set1_epi32(vectors[i].shift);
     const __m512i sums0 = _mm512_add_epi32(start, _mm512_load_si512(sums.rows[i]));
     const __m512i sums1 = _mm512_add_epi32(start, _mm512_load_si512(sums.rows[i] + kTileSums));
-    StoreScores(t, i, panel, _mm512_srav_epi32(sums0, shift), _mm512_srav_epi32(sums1, shift));
+    to.Store(i, _mm512_srav_epi32(sums0, shift), _mm512_srav_epi32(sums1, shift));
   }
 }
 
@@ -72,11 +84,15 @@ __attribute__((target("avx512f,avx512bw"))) void Finish(const ByteProducts& t, i
 
 void ProjectBytesAmx(const ByteProducts& t) {
   const Bf16Tile& unit = *FindBf16Tile(Bf16UnitKind::kAmx);
-  const auto multiply = t.n_vectors <= kByteRows ? Multiply<true> : Multiply<false>;
+  const bool deep = t.panels.n_quads() > kTileQuads;
+  const auto multiply = t.n_vectors > kByteRows
+                            ? (deep ? Multiply<true, true> : Multiply<true, false>)
+                            : (deep ? Multiply<false, true> : Multiply<false, false>);
   Sums sums[2];
   unit.begin();  // 16 rows of 64 bytes, of bytes here
   // GCC 12 does not tell its optimiser that tiles are loaded and stored.
   asm volatile("" ::: "memory");
+  LoadVectors(t);
   multiply(t, 0, sums[0]);
   for (int p = 0; p < t.panels.n_panels(); ++p) {
     if (p + 1 < t.panels.n_panels()) multiply(t, p + 1, sums[(p + 1) % 2]);

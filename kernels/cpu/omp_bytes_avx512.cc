@@ -39,11 +39,11 @@ LEXICO_VNNI void Tile(const ByteProducts& t, int first, int p, const int32_t* fa
       asm("" : "+v"(sum[r][0]), "+v"(sum[r][1]));
     }
   }
+  const PanelScores to(t, p);
 #pragma GCC unroll 12
   for (int r = 0; r < kRows; ++r) {
     const __m128i shift = _mm_cvtsi32_si128(vectors[r].shift);
-    StoreScores(t, first + r, p, _mm512_sra_epi32(sum[r][0], shift),
-                _mm512_sra_epi32(sum[r][1], shift));
+    to.Store(first + r, _mm512_sra_epi32(sum[r][0], shift), _mm512_sra_epi32(sum[r][1], shift));
   }
 }
 

@@ -3,14 +3,15 @@
 // Per vector a pursuit needs <r_k, d_a> of all n_atoms atoms, `sparsity` times. Two ways:
 //
 //   direct  project the residual: n_atoms * head_dim multiply-adds a step, of bytes where the
-//           processor has them (AVX-512 VNNI), else of 16 bits
+//           processor has them (AMX, AVX-512 VNNI), else of 16 bits
 //   Gram    <r_k, d> = <x, d> - sum_j c_j <d_j, d>: project x, then a step reads k rows of the Gram
 //           matrix G = D D^T: n_atoms * k multiply-adds, 4 KiB a row at 4096 atoms
 //
 // At 4096 x 128, sparsity 16: direct 8.4 M multiply-adds a vector, Gram 0.49 M and two or three
 // projections of 0.52 M. G itself costs n_atoms^2 * head_dim (16 MiB and 2.1 G at 4096, 15 ms):
 // kept with the dictionary where it is small, otherwise made when the batch is large enough to pay
-// for it.
+// for it. Where AMX multiplies bytes (omp_bytes.h) the direct search serves every batch and no G is
+// made: it was the faster one at 4096 atoms whatever the batch, and level with it at 1024.
 //
 // All searches have a bound on their error; the choice is made in FP32 among the atoms within the
 // bound (omp_pursuit.h), so a code does not depend on the way.
@@ -24,6 +25,18 @@
 //      1024       16     32768    7        9    9.6      9.5
 // At 4096/16/32768 of 18: Gram scores 6 (L2 gives 27 bytes a cycle), projections 4, candidates 4,
 // least squares 2. At 64 vectors of 25: byte products 17, at nine tenths of their peak.
+// On 2 vCPU (one core) of a Xeon with AMX, vectors/s of both; the machine is shared, runs differ by
+// a fifth, so the two were measured in turns; before: VNNI, and the Gram search from 4096 vectors:
+//   n_atoms sparsity   vectors  vectors/s   before
+//      4096       16     32768       63 k     46 k
+//      4096       16      4096       78 k     45 k
+//      4096       16       512       76 k     50 k
+//      4096       16        64       80 k     41 k
+//      4096        8     32768      150 k    100 k
+//      4096        8       512      172 k     86 k
+//      1024       16     32768      116 k    149 k (another time 121 k and 93 k)
+// There products are 36 % of the time, making scores of them 20 %, candidates 17 %, least squares
+// 17 %, rounding to bytes 6 %.
 // Tried and dropped: G in 16 bits (its rows come from memory: + 4 us), a common step for a whole
 // block with one vector deciding when to project anew (+ 1 us), unpacking the bytes of G instead of
 // shifting words (the same), rows of G asked for into L2 only (the same), 3 x 4 tiles (spills), one
@@ -141,7 +154,7 @@ class GramScorer {
       : dictionary_(dictionary),
         gram_(gram),
         values_(hwy::AllocateAligned<int16_t>(dictionary.padded_atoms())),
-        maxima_(hwy::AllocateAligned<int16_t>(MaximaOf(dictionary))) {}
+        maxima_(hwy::AllocateAligned<int16_t>(GroupsOf(dictionary) * kGroupMaxima)) {}
 
   // Scores of the pursuit as it is now; valid until the next base.
   void SetBase(const Scores& base, const Pursuit& pursuit) {
@@ -174,7 +187,7 @@ class GramScorer {
   Scores Make() {
     const Scores scores = {
         .values = values_.get(), .maxima = maxima_.get(), .scale = base_.scale, .error = error_};
-    GramScores(dictionary_, base_.values, terms_.data(), n_terms_, scores);
+    GramScores(dictionary_, base_, terms_.data(), n_terms_, scores);
     return scores;
   }
 
@@ -252,16 +265,11 @@ class GramSearch {
   std::vector<Lane> lanes_;
 };
 
-// Whether rows of G are faster than projections.
-bool GramServes(const Dictionary& dictionary) {
-  return dictionary.byte_panels() == nullptr || dictionary.byte_panels()->unit() != ByteUnit::kAmx;
-}
-
 // Whether making G pays: it costs n_atoms fine projections, and saves about sparsity - 2 rough ones
 // a vector, which with what else a Gram step costs are worth an eighth of that in bytes.
 bool GramPays(const Dictionary& dictionary, int64_t n_vectors, int sparsity) {
   const int64_t price = dictionary.byte_panels() != nullptr ? 8 : 2;
-  return GramServes(dictionary) && n_vectors * (sparsity - 2) >= price * dictionary.n_atoms();
+  return dictionary.gram_serves() && n_vectors * (sparsity - 2) >= price * dictionary.n_atoms();
 }
 
 template <typename MakeSearch>
@@ -300,7 +308,7 @@ void OmpEncode(const OmpEncodeArgs& args, const Stream& stream) {
   const Dictionary& dictionary = AsCpu(*args.dictionary);
   const int threads = stream.threads();
   std::shared_ptr<const Dictionary> with_gram;
-  const int16_t* gram = GramServes(dictionary) ? dictionary.gram() : nullptr;
+  const int16_t* gram = dictionary.gram();
   if (gram == nullptr && GramPays(dictionary, args.x.dim(0), args.sparsity)) {
     with_gram = dictionary.WithGram(threads);
     gram = with_gram->gram();

@@ -30,19 +30,21 @@ HWY_INLINE hn::Vec<ScoreTag> FactorOf(const GramTerm& term) {
 #endif
 }
 
-void GramScoresSimd(const Dictionary& dictionary, const int16_t* HWY_RESTRICT base,
-                    const GramTerm* terms, int n_terms, int16_t* HWY_RESTRICT values,
-                    int16_t* HWY_RESTRICT maxima) {
+void GramScoresSimd(const Dictionary& dictionary, const Scores& base, const GramTerm* terms,
+                    int n_terms, int16_t* HWY_RESTRICT values, int16_t* HWY_RESTRICT maxima) {
   const ScoreTag d;
   const size_t n_words = dictionary.padded_atoms() / 2;
+  static_assert(kHalf == kGroupAtoms);
+  const size_t base_half = static_cast<size_t>(kGroupAtoms) * base.interleaved;
   for (size_t w = 0; w < n_words; w += kWordVectors * kScoreLanes) {
     const size_t first = w / kHalf * kChunkAtoms + w % kHalf;
+    const int16_t* base_low = base.group(first / kGroupAtoms) + first % kGroupAtoms;
     hn::Vec<ScoreTag> low[kWordVectors];
     hn::Vec<ScoreTag> high[kWordVectors];
 #pragma GCC unroll 4
     for (size_t v = 0; v < kWordVectors; ++v) {
-      low[v] = hn::LoadU(d, base + first + v * kScoreLanes);
-      high[v] = hn::LoadU(d, base + first + kHalf + v * kScoreLanes);
+      low[v] = hn::LoadU(d, base_low + v * kScoreLanes);
+      high[v] = hn::LoadU(d, base_low + base_half + v * kScoreLanes);
     }
     for (int j = 0; j < n_terms; ++j) {
       const int16_t* HWY_RESTRICT row = terms[j].row + w;
@@ -98,7 +100,7 @@ float GramError(int head_dim) {
   return 131 / kGramOne + ProjectionErrorBound(head_dim) / kScoreOne;
 }
 
-void GramScores(const Dictionary& dictionary, const int16_t* base, const GramTerm* terms,
+void GramScores(const Dictionary& dictionary, const Scores& base, const GramTerm* terms,
                 int n_terms, const Scores& scores) {
   HWY_DYNAMIC_DISPATCH(GramScoresSimd)
   (dictionary, base, terms, n_terms, scores.values, scores.maxima);
@@ -119,7 +121,7 @@ void BuildGram(const Dictionary& dictionary, int threads, int16_t* gram) {
       for (int r = 0; r < n_rows; ++r) {
         Quantize(dictionary, dictionary.row(begin + r), 1, vectors.data() + r * vector);
       }
-      ProjectBlock(dictionary, vectors.data(), n_rows, scores.data(), stride);
+      ProjectBlock(dictionary, vectors.data(), n_rows, scores.data());
       for (int r = 0; r < n_rows; ++r) {
         HWY_DYNAMIC_DISPATCH(PackGramRow)
         (scores.data() + r * stride, stride / 2, gram + (begin + r) * (stride / 2));

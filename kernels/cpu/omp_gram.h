@@ -39,8 +39,9 @@ inline int32_t TwiceFactor(int16_t factor) {
   return static_cast<int32_t>(static_cast<uint16_t>(factor) * 0x10001u);
 }
 
-// Sets the values of `scores` to base - sum_j factor_j * row_j, [padded_atoms], and their maxima.
-void GramScores(const Dictionary& dictionary, const int16_t* base, const GramTerm* terms,
+// Sets the values of `scores`, which is not interleaved, to base - sum_j factor_j * row_j,
+// [padded_atoms], and their maxima.
+void GramScores(const Dictionary& dictionary, const Scores& base, const GramTerm* terms,
                 int n_terms, const Scores& scores);
 
 }  // namespace lexico::kernels::cpu

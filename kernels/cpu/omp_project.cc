@@ -127,19 +127,19 @@ void ProjectRows(int n_rows, const int16_t* pairs, const int16_t* vectors, int n
 }
 
 void ProjectBlockSimd(const Dictionary& dictionary, const int16_t* vectors, int n_vectors,
-                      int16_t* scores, size_t scores_stride) {
+                      int16_t* scores) {
   const int n_pairs = dictionary.n_pairs();
-  const size_t n_atoms = dictionary.padded_atoms();
+  const size_t stride = dictionary.padded_atoms();
   const int n_tiles = (n_vectors + kTileRows - 1) / kTileRows;
-  for (size_t a = 0; a < n_atoms; a += kTileAtoms) {
+  for (size_t a = 0; a < stride; a += kTileAtoms) {
     const size_t panel = a / kPanelAtoms;
     const int16_t* pairs =
         dictionary.quantized() + (panel * n_pairs * kPanelAtoms + a % kPanelAtoms) * 2;
     for (int t = 0; t < n_tiles; ++t) {
       const int begin = n_vectors * t / n_tiles;
       ProjectRows<kTileRows>(n_vectors * (t + 1) / n_tiles - begin, pairs,
-                             vectors + begin * n_pairs * 2, n_pairs,
-                             scores + begin * scores_stride + a, scores_stride);
+                             vectors + begin * n_pairs * 2, n_pairs, scores + begin * stride + a,
+                             stride);
     }
   }
 }
@@ -162,8 +162,8 @@ float ProjectionErrorBound(int head_dim) {
 }
 
 void ProjectBlock(const Dictionary& dictionary, const int16_t* vectors, int n_vectors,
-                  int16_t* scores, size_t scores_stride) {
-  HWY_DYNAMIC_DISPATCH(ProjectBlockSimd)(dictionary, vectors, n_vectors, scores, scores_stride);
+                  int16_t* scores) {
+  HWY_DYNAMIC_DISPATCH(ProjectBlockSimd)(dictionary, vectors, n_vectors, scores);
 }
 
 }  // namespace lexico::kernels::cpu

@@ -20,10 +20,10 @@ inline constexpr float kScoreOne = kQuantizedOne * kQuantizedOne / 65536.0f;
 void Quantize(const Dictionary& dictionary, const float* vector, float norm, int16_t* to);
 
 // Signed scores of quantized vectors [n_vectors, 2 * n_pairs] into scores [n_vectors,
-// scores_stride]. A panel of 8 KiB stays in L1 for all vectors, so 1 MiB of D is read once a call:
+// padded_atoms]. A panel of 8 KiB stays in L1 for all vectors, so 1 MiB of D is read once a call:
 // callers pass some 24 vectors, which at 128 components take 6 KiB.
 void ProjectBlock(const Dictionary& dictionary, const int16_t* vectors, int n_vectors,
-                  int16_t* scores, size_t scores_stride);
+                  int16_t* scores);
 float ProjectionErrorBound(int head_dim);
 
 }  // namespace lexico::kernels::cpu

@@ -13,16 +13,10 @@ Projector::Projector(const Dictionary& dictionary, int block_vectors)
     : dictionary_(dictionary),
       components_(hwy::AllocateAligned<int16_t>(static_cast<size_t>(block_vectors + kByteRows) *
                                                 dictionary.row_stride())),
-      values_stride_(dictionary.padded_atoms() + kCacheLine),
-      maxima_stride_(MaximaOf(dictionary) + kCacheLine),
-      values_(hwy::AllocateAligned<int16_t>(block_vectors * values_stride_)),
-      maxima_(hwy::AllocateAligned<int16_t>(block_vectors * maxima_stride_)) {}
+      values_(hwy::AllocateAligned<int16_t>(block_vectors * GroupsOf(dictionary) * kGroupAtoms)),
+      maxima_(hwy::AllocateAligned<int16_t>(block_vectors * GroupsOf(dictionary) * kGroupMaxima)) {}
 
 void Projector::Project(std::span<Pursuit* const> pursuits, Precision precision, Scores* scores) {
-  for (size_t i = 0; i < pursuits.size(); ++i) {
-    scores[i].values = values_.get() + i * values_stride_;
-    scores[i].maxima = maxima_.get() + i * maxima_stride_;
-  }
   if (precision == Precision::kRough && dictionary_.byte_panels() != nullptr) {
     ProjectInBytes(pursuits, scores);
   } else {
@@ -37,17 +31,19 @@ void Projector::ProjectInBytes(std::span<Pursuit* const> pursuits, Scores* score
   for (int i = 0; i < n; ++i) {
     vectors_[i] = QuantizeToBytes(panels, pursuits[i]->residual(),
                                   components + static_cast<size_t>(i) * panels.n_quads() * 4);
-    scores[i].scale = vectors_[i].scale;
-    scores[i].error = vectors_[i].error;
+    scores[i] = {.values = values_.get() + static_cast<size_t>(i) * kGroupAtoms,
+                 .maxima = maxima_.get() + static_cast<size_t>(i) * kGroupMaxima,
+                 .interleaved = n,
+                 .scale = vectors_[i].scale,
+                 .error = vectors_[i].error};
   }
   ProjectBytes(panels.unit(), {.panels = panels,
                                .components = components,
                                .vectors = vectors_.data(),
                                .n_vectors = n,
                                .values = values_.get(),
-                               .values_stride = values_stride_,
                                .maxima = maxima_.get(),
-                               .maxima_stride = maxima_stride_});
+                               .interleaved = n});
 }
 
 void Projector::ProjectInShorts(std::span<Pursuit* const> pursuits, Scores* scores) {
@@ -56,11 +52,12 @@ void Projector::ProjectInShorts(std::span<Pursuit* const> pursuits, Scores* scor
     Quantize(dictionary_, pursuits[i]->residual(), pursuits[i]->residual_norm(),
              components_.get() + i * packed);
   }
-  ProjectBlock(dictionary_, components_.get(), static_cast<int>(pursuits.size()), values_.get(),
-               values_stride_);
+  ProjectBlock(dictionary_, components_.get(), static_cast<int>(pursuits.size()), values_.get());
   for (size_t i = 0; i < pursuits.size(); ++i) {
-    scores[i].scale = kScoreOne / pursuits[i]->residual_norm();
-    scores[i].error = ProjectionErrorBound(dictionary_.head_dim());
+    scores[i] = {.values = values_.get() + i * dictionary_.padded_atoms(),
+                 .maxima = maxima_.get() + i * GroupsOf(dictionary_) * kGroupMaxima,
+                 .scale = kScoreOne / pursuits[i]->residual_norm(),
+                 .error = ProjectionErrorBound(dictionary_.head_dim())};
     FindMaxima(dictionary_, scores[i]);
   }
 }

@@ -37,13 +37,8 @@ class Projector {
 
   const Dictionary& dictionary_;
   hwy::AlignedFreeUniquePtr<int16_t[]> components_;  // [block_vectors, row_stride]
-  // Rows start in different sets of L1: with a power of two between them the 32 lines that a panel
-  // gives would have 12 places.
-  static constexpr size_t kCacheLine = 64 / sizeof(int16_t);
-  size_t values_stride_;
-  size_t maxima_stride_;
-  hwy::AlignedFreeUniquePtr<int16_t[]> values_;  // [block_vectors, padded_atoms]
-  hwy::AlignedFreeUniquePtr<int16_t[]> maxima_;  // [block_vectors, n_maxima]
+  hwy::AlignedFreeUniquePtr<int16_t[]> values_;      // [n_groups, block_vectors, kGroupAtoms]
+  hwy::AlignedFreeUniquePtr<int16_t[]> maxima_;      // [n_groups, block_vectors, kGroupMaxima]
   std::array<ByteVector, kBlockVectorsMax> vectors_;
 };
 

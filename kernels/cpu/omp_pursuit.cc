@@ -220,7 +220,7 @@ void Pursuit::Look(const Scores& scores) {
 void Pursuit::Choose(const Scores& scores) {
   if (ChooseCandidate(scores, /*complete=*/false)) return;
   do {
-    for (const uint16_t atom : excluded_) scores.values[atom] = 0;
+    for (const uint16_t atom : excluded_) scores.value(atom) = 0;
     FindMaxima(dictionary_, scores);
     Look(scores);
   } while (!ChooseCandidate(scores, /*complete=*/true));

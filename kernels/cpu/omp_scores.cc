@@ -17,29 +17,38 @@
 HWY_BEFORE_NAMESPACE();
 namespace lexico::kernels::cpu::HWY_NAMESPACE {
 
-void FindMaximaSimd(size_t n_values, const int16_t* HWY_RESTRICT values,
-                    int16_t* HWY_RESTRICT maxima) {
+void FindMaximaSimd(size_t n_groups, const Scores& scores) {
   const ScoreTag d;
-  for (size_t a = 0; a < n_values; a += 4 * kScoreLanes) {
-    const int16_t* from = values + a;
-    StoreMaxima(hn::LoadU(d, from), hn::LoadU(d, from + kScoreLanes),
-                hn::LoadU(d, from + 2 * kScoreLanes), hn::LoadU(d, from + 3 * kScoreLanes),
-                maxima + a / 4);
+  for (size_t g = 0; g < n_groups; ++g) {
+    for (size_t a = 0; a < kGroupAtoms; a += 4 * kScoreLanes) {
+      const int16_t* from = scores.group(g) + a;
+      StoreMaxima(hn::LoadU(d, from), hn::LoadU(d, from + kScoreLanes),
+                  hn::LoadU(d, from + 2 * kScoreLanes), hn::LoadU(d, from + 3 * kScoreLanes),
+                  scores.group_maxima(g) + a / 4);
+    }
   }
 }
 
-int LargestOf(const int16_t* maxima, size_t n) {
+// The largest maximum of a group in each lane.
+HWY_INLINE hn::Vec<ScoreTag> GroupLargest(const Scores& scores, size_t g) {
   const ScoreTag d;
-  auto largest = hn::Zero(d);
-  for (size_t i = 0; i < n; i += kScoreLanes) largest = hn::Max(largest, hn::LoadU(d, maxima + i));
+  const int16_t* maxima = scores.group_maxima(g);
+  auto largest = hn::LoadU(d, maxima);
+  for (size_t lane = kScoreLanes; lane < kGroupMaxima; lane += kScoreLanes) {
+    largest = hn::Max(largest, hn::LoadU(d, maxima + lane));
+  }
+  return largest;
+}
+
+HWY_INLINE int LargestLane(hn::Vec<ScoreTag> v) {
 #if HWY_TARGET == HWY_SCALAR
-  return hn::GetLane(largest);
+  return hn::GetLane(v);
 #else
-  const hn::Repartition<int32_t, ScoreTag> d_wide;
-  const auto pairs = hn::BitCast(d_wide, largest);
+  const hn::Repartition<int32_t, ScoreTag> d;
+  const auto pairs = hn::BitCast(d, v);
   const auto odd = hn::ShiftRight<16>(pairs);
   const auto even = hn::ShiftRight<16>(hn::ShiftLeft<16>(pairs));
-  return hn::GetLane(hn::MaxOfLanes(d_wide, hn::Max(odd, even)));
+  return hn::GetLane(hn::MaxOfLanes(d, hn::Max(odd, even)));
 #endif
 }
 
@@ -68,20 +77,18 @@ HWY_INLINE uint32_t VectorBits(const int16_t* HWY_RESTRICT values, hn::Vec<Score
 Candidates FindCandidatesSimd(const Dictionary& dictionary, const Scores& scores,
                               uint16_t* HWY_RESTRICT atoms) {
   const ScoreTag d;
-  const size_t n_maxima = MaximaOf(dictionary);
+  const size_t n_all = GroupsOf(dictionary);
+  auto largest = hn::Zero(d);
+  for (size_t g = 0; g < n_all; ++g) largest = hn::Max(largest, GroupLargest(scores, g));
   Candidates found;
-  found.largest = LargestOf(scores.maxima, n_maxima);
+  found.largest = LargestLane(largest);
   found.least = std::max(0, static_cast<int>(std::floor(found.largest - 2 * scores.error)));
   const auto below = hn::Set(d, static_cast<int16_t>(found.least - 1));
   int groups[kGroupsMax + 1];
   int n_groups = 0;
-  for (size_t i = 0; i < n_maxima; i += kGroupMaxima) {
-    auto largest = hn::LoadU(d, scores.maxima + i);
-    for (size_t lane = kScoreLanes; lane < kGroupMaxima; lane += kScoreLanes) {
-      largest = hn::Max(largest, hn::LoadU(d, scores.maxima + i + lane));
-    }
-    groups[n_groups] = static_cast<int>(i / kGroupMaxima);
-    n_groups += hn::AllFalse(d, hn::Gt(largest, below)) ? 0 : 1;
+  for (size_t g = 0; g < n_all; ++g) {
+    groups[n_groups] = static_cast<int>(g);
+    n_groups += hn::AllFalse(d, hn::Gt(GroupLargest(scores, g), below)) ? 0 : 1;
   }
   struct {
     uint32_t bits;
@@ -89,11 +96,11 @@ Candidates FindCandidatesSimd(const Dictionary& dictionary, const Scores& scores
   } words[kGroupsMax * kGroupAtoms / kScoreLanes + 1];
   int n_words = 0;
   for (int g = 0; g < n_groups; ++g) {
-    const int first = groups[g] * kGroupAtoms;
+    const int16_t* values = scores.group(groups[g]);
 #pragma GCC unroll 4
     for (size_t i = 0; i < kGroupAtoms; i += kScoreLanes) {
-      const int at = first + static_cast<int>(i);
-      words[n_words] = {VectorBits(scores.values + at, below), at};
+      words[n_words] = {VectorBits(values + i, below),
+                        groups[g] * kGroupAtoms + static_cast<int>(i)};
       n_words += words[n_words].bits != 0 ? 1 : 0;
     }
   }
@@ -119,7 +126,7 @@ HWY_EXPORT(FindMaximaSimd);
 HWY_EXPORT(FindCandidatesSimd);
 
 void FindMaxima(const Dictionary& dictionary, const Scores& scores) {
-  HWY_DYNAMIC_DISPATCH(FindMaximaSimd)(dictionary.padded_atoms(), scores.values, scores.maxima);
+  HWY_DYNAMIC_DISPATCH(FindMaximaSimd)(GroupsOf(dictionary), scores);
 }
 
 Candidates FindCandidates(const Dictionary& dictionary, const Scores& scores, uint16_t* atoms) {

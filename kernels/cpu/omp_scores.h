@@ -20,17 +20,24 @@ inline constexpr int kGroupAtoms = 128;
 inline constexpr int kGroupMaxima = 32;
 static_assert(kChunkAtoms % kGroupAtoms == 0);
 
-// Where scores are: values[a] is <r, d_a> * scale within `error`, and those of atoms past n_atoms
-// are 0. -2^15 is not among them.
+// Where scores are: value(a) is <r, d_a> * scale within `error`, and those of atoms past n_atoms
+// are 0. -2^15 is not among them. Groups of several vectors may alternate: a panel's products with
+// many vectors then go to a few pages, not to a page for each (Intel's first TLB has 16 for
+// stores).
 struct Scores {
-  int16_t* values = nullptr;  // [padded_atoms]
-  int16_t* maxima = nullptr;  // [n_maxima]: of magnitudes
+  int16_t* group(size_t g) const { return values + g * kGroupAtoms * interleaved; }
+  int16_t* group_maxima(size_t g) const { return maxima + g * kGroupMaxima * interleaved; }
+  int16_t& value(int atom) const { return group(atom / kGroupAtoms)[atom % kGroupAtoms]; }
+
+  int16_t* values = nullptr;  // [n_groups, interleaved, kGroupAtoms], from this vector's on
+  int16_t* maxima = nullptr;  // [n_groups, interleaved, kGroupMaxima]: of magnitudes
+  int interleaved = 1;        // vectors
   float scale = 0;
   float error = 0;
 };
 
-inline size_t MaximaOf(const Dictionary& dictionary) {
-  return static_cast<size_t>(dictionary.padded_atoms()) / kGroupAtoms * kGroupMaxima;
+inline size_t GroupsOf(const Dictionary& dictionary) {
+  return static_cast<size_t>(dictionary.padded_atoms()) / kGroupAtoms;
 }
 
 // Sets the maxima to those of the values.
