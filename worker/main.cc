@@ -137,8 +137,7 @@ void PrintBudget(const Worker& worker) {
       base::HumanBytes(
           worker.dictionary == nullptr ? 0.0 : static_cast<double>(worker.dictionary->bytes())),
       base::HumanBytes(static_cast<double>(load.pool.total_bytes)),
-      load.n_pages / n_layers * base::kPageTokens,
-      worker.context.model.profiles(0),
+      load.n_pages / n_layers * base::kPageTokens, worker.context.model.profiles(0),
       kernels::Stream::Cpu(worker.options.threads).threads());
 }
 

@@ -52,8 +52,7 @@ std::optional<uint32_t> EvictionOrder::Remove(const PageKey& key) {
 }
 
 std::optional<PageKey> EvictionOrder::Victim(absl::Time now, bool last_tier) const {
-  if (!unclaimed_.empty() &&
-      unclaimed_.front().last_use + kPageLease <= std::max(newest_, now)) {
+  if (!unclaimed_.empty() && unclaimed_.front().last_use + kPageLease <= std::max(newest_, now)) {
     return unclaimed_.front().key;
   }
   if (last_tier) return std::nullopt;

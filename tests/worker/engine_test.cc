@@ -262,8 +262,9 @@ TEST_F(EngineTest, BadRequestsAreRefusedAtOnce) {
   EXPECT_THAT(engine_->OpenSession({.session_id = "s"}), StatusIs(StatusCode::kAlreadyExists, "s"));
   EXPECT_THAT(engine_->OpenSession({.session_id = "t", .profile = "papr"}),
               StatusIs(StatusCode::kNotFound, "papr"));
-  EXPECT_THAT(engine_->OpenSession({.session_id = "t", .profile = "paper-s32"}),
-              StatusIs(StatusCode::kFailedPrecondition, "allowed are dense and paper-s1 to paper-s16"));
+  EXPECT_THAT(
+      engine_->OpenSession({.session_id = "t", .profile = "paper-s32"}),
+      StatusIs(StatusCode::kFailedPrecondition, "allowed are dense and paper-s1 to paper-s16"));
   EXPECT_THAT(engine_->OpenSession({.session_id = ""}),
               StatusIs(StatusCode::kInvalidArgument, "session id has 0 bytes"));
   EXPECT_THAT(engine_->Fork("s", "s"), StatusIs(StatusCode::kAlreadyExists, "s"));
