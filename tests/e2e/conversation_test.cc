@@ -248,7 +248,8 @@ TEST_F(ConversationTest, MoreTextThanTheModelHasPositionsIsRefused) {
 TEST_F(ConversationTest, UnknownNamesAreRefusedWithTheKnownOnes) {
   v1::CreateSessionRequest request;
   request.set_profile("paper-16");
-  EXPECT_THAT(cluster().Create(request), StatusIs(StatusCode::kNotFound, "dense and paper-s1 to paper-s64"));
+  EXPECT_THAT(cluster().Create(request),
+              StatusIs(StatusCode::kNotFound, "dense and paper-s1 to paper-s64"));
   request.Clear();
   request.set_model("lexico-2000b");
   EXPECT_THAT(cluster().Create(request), StatusIs(StatusCode::kNotFound, "lexico-2000b"));
