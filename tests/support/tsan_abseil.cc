@@ -185,5 +185,11 @@ bool Notification::WaitForNotificationWithTimeout(Duration timeout) const {
   return next(this, timeout) && HasBeenNotified();
 }
 
+bool Notification::WaitForNotificationWithDeadline(Time deadline) const {
+  static auto* const next = Next<bool(const Notification*, Time)>(
+      "_ZNK4absl7debian312Notification31WaitForNotificationWithDeadlineENS0_4TimeE");
+  return next(this, deadline) && HasBeenNotified();
+}
+
 ABSL_NAMESPACE_END
 }  // namespace absl
