@@ -69,6 +69,14 @@ absl::StatusOr<StoreOptions> ParseStoreOptions(int argc, const char* const* argv
   LEXICO_RETURN_IF_ERROR(base::ParseCommandLine(app, argc, argv));
 
   LEXICO_RETURN_IF_ERROR(
+      base::CheckAddress("--address", server.address, base::AddressUse::kListen));
+  LEXICO_RETURN_IF_ERROR(
+      base::CheckAddress("--bulk_address", server.bulk_address, base::AddressUse::kListen));
+  if (!server.metrics_address.empty()) {
+    LEXICO_RETURN_IF_ERROR(
+        base::CheckAddress("--metrics_address", server.metrics_address, base::AddressUse::kListen));
+  }
+  LEXICO_RETURN_IF_ERROR(
       ParseTierBytes("--host_bytes", host_bytes, kHostBytesMin, &server.store.host_bytes));
   LEXICO_RETURN_IF_ERROR(
       ParseTierBytes("--disk_bytes", disk_bytes, kDiskBytesMin, &server.store.disk_bytes));

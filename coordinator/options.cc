@@ -46,6 +46,12 @@ absl::StatusOr<CoordinatorOptions> ParseCoordinatorOptions(int argc, const char*
   app.add_option("--tls_ca", options.tls.ca_file,
                  "PEM file; peers must show a certificate signed by it");
   LEXICO_RETURN_IF_ERROR(base::ParseCommandLine(app, argc, argv));
+  LEXICO_RETURN_IF_ERROR(
+      base::CheckAddress("--address", options.address, base::AddressUse::kListen));
+  if (!options.metrics_address.empty()) {
+    LEXICO_RETURN_IF_ERROR(base::CheckAddress("--metrics_address", options.metrics_address,
+                                              base::AddressUse::kListen));
+  }
   options.cluster.lease = absl::Milliseconds(lease_ms);
   options.drain = absl::Milliseconds(drain_ms);
   options.cluster.tls = options.tls;

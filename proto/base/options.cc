@@ -81,6 +81,35 @@ absl::Status ParseCommandLine(CLI::App& app, int argc, const char* const* argv) 
   return absl::OkStatus();
 }
 
+absl::Status CheckAddress(std::string_view flag, std::string_view address, AddressUse use) {
+  constexpr int kPortMax = 65535;
+  const int port_min = use == AddressUse::kListen ? 0 : 1;
+  const auto refuse = [&](const std::string& why) {
+    return absl::InvalidArgumentError(fmt::format(
+        "{} \"{}\": {}; write host:port with a port from {} to {}, as in 127.0.0.1:50051", flag,
+        address, why, port_min, kPortMax));
+  };
+  if (address.empty()) return refuse("it is empty");
+  const size_t colon = address.rfind(':');
+  if (colon == std::string_view::npos) return refuse("it has no port");
+  const std::string_view host = address.substr(0, colon);
+  const std::string_view port = address.substr(colon + 1);
+  if (host.empty()) return refuse("it has no host");
+  if (host.find(':') != std::string_view::npos && host.find('/') == std::string_view::npos &&
+      !(host.front() == '[' && host.back() == ']')) {
+    return refuse("an IPv6 host is written in brackets, as in [::1]:50051");
+  }
+  if (port.empty()) return refuse("its port is empty");
+  if (port.find_first_not_of("0123456789") != std::string_view::npos) {
+    return refuse(fmt::format("port {} is not a number", port));
+  }
+  int number = 0;
+  const bool fits = absl::SimpleAtoi(absl::string_view(port.data(), port.size()), &number);
+  if (!fits || number > kPortMax) return refuse(fmt::format("port {} is too large", port));
+  if (number < port_min) return refuse("port 0 cannot be connected to");
+  return absl::OkStatus();
+}
+
 absl::Status ParseByteSize(std::string_view text, size_t* bytes) {
   static constexpr struct {
     const char* suffix;

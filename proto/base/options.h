@@ -20,6 +20,13 @@ absl::Status ParseCommandLine(CLI::App& app, int argc, const char* const* argv);
 // length.
 std::string NearestName(std::string_view word, const std::vector<std::string>& candidates);
 
+// A port to listen on may be 0 (the system picks one), one to connect to may not.
+enum class AddressUse { kListen, kConnect };
+
+// Whether `address` is host:port with a port in range. InvalidArgument names `flag`, the value,
+// what is wrong with it and what is right. IPv6 hosts are written in brackets.
+absl::Status CheckAddress(std::string_view flag, std::string_view address, AddressUse use);
+
 // Parses "512MiB", "4GiB", "1.5GB", "4096" (bytes). InvalidArgument names the text and the accepted
 // forms.
 absl::Status ParseByteSize(std::string_view text, size_t* bytes);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "proto/base/limits.h"
+#include "proto/base/options.h"
 #include "proto/base/status.h"
 #include "proto/rpc/health.h"
 #include "proto/rpc/tls.h"
@@ -11,11 +12,7 @@ namespace lexico::rpc {
 
 absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const std::string& address,
                                                            const TlsOptions& tls) {
-  const size_t colon = address.rfind(':');
-  if (colon == std::string::npos || colon + 1 == address.size()) {
-    return absl::InvalidArgumentError(
-        fmt::format("address \"{}\" has no port; write host:port", address));
-  }
+  LEXICO_RETURN_IF_ERROR(base::CheckAddress("address", address, base::AddressUse::kConnect));
   LEXICO_ASSIGN_OR_RETURN(auto credentials, ClientCredentials(tls));
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(static_cast<int>(base::kMessageBytesMax));

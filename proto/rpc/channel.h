@@ -13,7 +13,7 @@
 namespace lexico::rpc {
 
 // Connects lazily; a dead peer shows as UNAVAILABLE on the first call. `address` is host:port.
-// InvalidArgument for an address without a port.
+// InvalidArgument as base::CheckAddress.
 absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const std::string& address,
                                                            const TlsOptions& tls = {});
 

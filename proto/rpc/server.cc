@@ -8,6 +8,7 @@
 #include <mutex>
 
 #include "proto/base/limits.h"
+#include "proto/base/options.h"
 #include "proto/base/status.h"
 #include "proto/rpc/tls.h"
 
@@ -32,6 +33,7 @@ void EnablePluginsOnce() {
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const std::string& address,
                                                       const std::vector<grpc::Service*>& services,
                                                       const TlsOptions& tls, int threads_max) {
+  LEXICO_RETURN_IF_ERROR(base::CheckAddress("address", address, base::AddressUse::kListen));
   EnablePluginsOnce();
   LEXICO_ASSIGN_OR_RETURN(auto credentials, ServerCredentials(tls));
   auto server = std::unique_ptr<Server>(new Server);

@@ -220,6 +220,9 @@ TEST_F(StoreProcessTest, WrongFlagsAreSaidAndExitWithTwo) {
   ExpectFailure({"--host_bytes", "lots"}, 2, "is not a size");
   ExpectFailure({"--host_bytes", "1"}, 2, "at least 1048576");
   ExpectFailure({"--disk_bytes", "1MiB"}, 2, "at least 67108864");
+  ExpectFailure({"--address", "127.0.0.1:http"}, 2, "--address \"127.0.0.1:http\": port http");
+  ExpectFailure({"--bulk_address", "127.0.0.1:65536"}, 2, "--bulk_address \"127.0.0.1:65536\"");
+  ExpectFailure({"--metrics_address", "127.0.0.1:"}, 2, "its port is empty");
 }
 
 }  // namespace

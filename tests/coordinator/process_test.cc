@@ -130,7 +130,10 @@ TEST(OptionsTest, WrongFlagsAreRefusedByName) {
            {"--lease_s=250", "--lease_ms"},
            {"--lease_ms=5", "lease_ms"},
            {"--calls_max=0", "calls_max"},
-           {"--log_level=loud", "log_level"}}) {
+           {"--log_level=loud", "log_level"},
+           {"--address=127.0.0.1:65536", "--address \"127.0.0.1:65536\": port 65536 is too large"},
+           {"--address=", "--address \"\": it is empty"},
+           {"--metrics_address=here", "--metrics_address \"here\": it has no port"}}) {
     const char* argv[] = {"lexico-coordinator", flag};
     EXPECT_THAT(ParseCoordinatorOptions(2, argv),
                 StatusIs(absl::StatusCode::kInvalidArgument, part))

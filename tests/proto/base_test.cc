@@ -120,6 +120,30 @@ TEST(OptionsTest, UnknownFlagNamesTheNearest) {
   EXPECT_EQ(lease, 7);
 }
 
+TEST(OptionsTest, AddressesAreCheckedWithTheirValueAndTheRemedy) {
+  for (const char* good : {"127.0.0.1:50051", "localhost:1", "h:65535", "[::1]:50051"}) {
+    EXPECT_THAT(CheckAddress("--server", good, AddressUse::kConnect), IsOk()) << good;
+  }
+  for (const auto& [bad, why] : std::initializer_list<std::pair<const char*, const char*>>{
+           {"", "it is empty"},
+           {"localhost", "it has no port"},
+           {":50051", "it has no host"},
+           {"h:", "its port is empty"},
+           {"h:http", "port http is not a number"},
+           {"h:-1", "port -1 is not a number"},
+           {"h:65536", "port 65536 is too large"},
+           {"h:99999999999999999999", "is too large"},
+           {"::1:50051", "in brackets"},
+           {"h:0", "port 0 cannot be connected to"}}) {
+    const absl::Status status = CheckAddress("--server", bad, AddressUse::kConnect);
+    EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument, why)) << bad;
+    EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument,
+                                 std::string("--server \"") + bad + "\": "));
+    EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument, "a port from 1 to 65535"));
+  }
+  EXPECT_THAT(CheckAddress("--address", "h:0", AddressUse::kListen), IsOk());
+}
+
 TEST(OptionsTest, ByteSizesInAllForms) {
   size_t bytes = 0;
   for (const auto& [text, expected] : std::initializer_list<std::pair<const char*, size_t>>{

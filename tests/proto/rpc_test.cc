@@ -136,6 +136,8 @@ TEST_F(ServerTest, ShutdownLetsRunningCallsEnd) {
 
 TEST(ChannelTest, AddressWithoutPortIsRefused) {
   EXPECT_THAT(MakeChannel("localhost"), StatusIs(kInvalidArgument, "localhost"));
+  EXPECT_THAT(MakeChannel("localhost:0"), StatusIs(kInvalidArgument, "port 0"));
+  EXPECT_THAT(Server::Start("localhost:65536", {}), StatusIs(kInvalidArgument, "65536"));
   EXPECT_THAT(MakeChannel("localhost:"), StatusIs(kInvalidArgument, "host:port"));
 }
 

@@ -40,6 +40,16 @@ TEST(CliCommandLineTest, GlobalFlagsMayStandAnywhere) {
   }
 }
 
+TEST(CliCommandLineTest, ServerIsAnAddressAlsoFromTheEnvironment) {
+  for (const char* server : {"h:0", "h:65536", "h:", "h", "", "h:port"}) {
+    EXPECT_THAT(Parse({"session", "list", "--server", server}),
+                StatusIs(StatusCode::kInvalidArgument, std::string("--server \"") + server + "\""));
+  }
+  setenv("LEXICO_SERVER", "h:65536", /*overwrite=*/1);
+  EXPECT_THAT(Parse({"session", "list"}), StatusIs(StatusCode::kInvalidArgument, "h:65536"));
+  unsetenv("LEXICO_SERVER");
+}
+
 TEST(CliCommandLineTest, JsonIsKnownAlsoWhenParsingFails) {
   for (const std::vector<const char*>& arguments :
        {std::vector<const char*>{"--json", "sesion", "list"},

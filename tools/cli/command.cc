@@ -88,6 +88,9 @@ absl::Status ParseArguments(CLI::App& app, int argc, const char* const* argv, Co
   if (std::find(argv, end, std::string_view("--json")) != end) command.globals.json = true;
   LEXICO_RETURN_IF_ERROR(base::ParseCommandLine(app, argc, argv));
   LEXICO_RETURN_IF_ERROR(CheckTexts(app));
+  // Not a validator of the option: those do not see LEXICO_SERVER.
+  LEXICO_RETURN_IF_ERROR(
+      base::CheckAddress("--server", command.globals.server, base::AddressUse::kConnect));
   return CheckTenant(command.globals.tenant);
 }
 

@@ -32,8 +32,8 @@ void AddCommands(CLI::App& app, Command& command);
 
 // Parses argv as base::ParseCommandLine does, and refuses what cannot be sent: InvalidArgument
 // names an argument that is not UTF-8 (options of type kPathType excepted: names of files are
-// bytes) and a tenant that is no gRPC metadata. `command.globals.json` is right also when
-// parsing fails.
+// bytes), a --server (or LEXICO_SERVER) that is not host:port, and a tenant that is no gRPC
+// metadata. `command.globals.json` is right also when parsing fails.
 absl::Status ParseArguments(CLI::App& app, int argc, const char* const* argv, Command& command);
 
 // The CLI11 type name of options that hold the name of a file or a folder.
