@@ -64,6 +64,10 @@ void Cluster::Tick() {
     spdlog::warn("{} sessions of lost workers will be taken up elsewhere", expired.changed.size());
   }
   if (!expired.workers.empty()) changed_.SignalAll();
+  // A worker that is gone for good takes its connection along.
+  std::erase_if(links_, [&](const auto& link) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    return registry_.FindWorker(link.first) == nullptr;
+  });
   SetGauges(now);
 }
 
