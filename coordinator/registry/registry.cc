@@ -48,8 +48,7 @@ absl::StatusOr<Reconciled> Registry::Register(const Registration& registration, 
   worker = {.worker_id = registration.worker_id,
             .address = registration.address,
             .lease_id = registration.lease_id,
-            .state = draining_.contains(registration.worker_id) ? WorkerState::kDraining
-                                                                : WorkerState::kReady,
+            .state = WorkerState::kReady,
             .model = registration.model,
             .load = registration.load,
             .n_sessions = static_cast<int64_t>(owned.size()),
@@ -61,6 +60,7 @@ absl::StatusOr<Reconciled> Registry::Register(const Registration& registration, 
   std::vector<std::string> lost;
   LoseSessionsOf(registration.worker_id, &lost);
   Reconciled result = Reconcile(registration.worker_id, registration.sessions);
+  SettleDraining(&worker);
   std::set<std::string> changed(lost.begin(), lost.end());
   for (const std::string& id : result.changed) {
     // Lost and back again is no change.
@@ -150,20 +150,20 @@ absl::Status Registry::SetDraining(const std::string& worker_id, bool draining) 
     return absl::NotFoundError(
         fmt::format("no worker {}; the live workers are: {}", worker_id, WorkerNames()));
   }
-  workers_[worker_id].state = draining ? WorkerState::kDraining : WorkerState::kReady;
+  Worker& worker = workers_[worker_id];
   if (draining) {
     draining_.insert(worker_id);
+    SettleDraining(&worker);
   } else {
     draining_.erase(worker_id);
+    worker.state = WorkerState::kReady;
   }
   return absl::OkStatus();
 }
 
-void Registry::MarkDrained(const std::string& worker_id) {
-  const auto it = workers_.find(worker_id);
-  if (it != workers_.end() && it->second.state == WorkerState::kDraining) {
-    it->second.state = WorkerState::kDrained;
-  }
+void Registry::SettleDraining(Worker* worker) const {
+  if (worker->state == WorkerState::kLost || !draining_.contains(worker->worker_id)) return;
+  worker->state = worker->n_sessions == 0 ? WorkerState::kDrained : WorkerState::kDraining;
 }
 
 const Worker* Registry::FindWorker(const std::string& worker_id) const {
@@ -191,6 +191,7 @@ void Registry::Load(Session session, absl::Time now) {
     if (!IsLive(session.worker)) expected_[session.worker] = now + lease_;
     if (const auto it = workers_.find(session.worker); it != workers_.end()) {
       ++it->second.n_sessions;
+      SettleDraining(&it->second);
     }
   }
   const bool inserted = sessions_.emplace(id, std::move(session)).second;
@@ -313,6 +314,7 @@ void Registry::ChangePlacement(Session* session, Placement placement) {
   if (worker != workers_.end()) {
     if (session->placement == Placement::kResident) --worker->second.n_sessions;
     if (placement == Placement::kResident) ++worker->second.n_sessions;
+    SettleDraining(&worker->second);
   }
   session->placement = placement;
 }

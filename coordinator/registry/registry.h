@@ -10,6 +10,7 @@
 //   R2  a session's epoch never falls
 //   R3  a lost worker owns no resident session
 //   R4  n_sessions of a worker is the number of resident sessions it owns
+//   R5  a worker is kDrained exactly when it drains and owns no resident session
 // A worker that was lost and comes back still holding a session at its current epoch is its owner
 // again: nobody else had that epoch.
 //
@@ -78,13 +79,13 @@ class Registry {
   // A call failed in transport. Nothing new goes there until it is heard of again.
   void MarkUnreachable(const std::string& worker_id);
 
-  // NotFound names the workers there are. Draining outlives the worker's process: a worker of that
-  // id that registers later drains too, until undone or deregistered.
+  // NotFound names the workers there are. A draining worker is kDrained while no session is
+  // resident on it, whoever moved the last one and whether or not anybody waited. Draining outlives
+  // the worker's process: a worker of that id that registers later drains too, until undone or
+  // deregistered.
   absl::Status SetDraining(const std::string& worker_id, bool draining);
   // After a restart, before the worker registers.
   void RestoreDraining(const std::string& worker_id) { draining_.insert(worker_id); }
-  // kDraining to kDrained; nothing otherwise.
-  void MarkDrained(const std::string& worker_id);
 
   // nullptr when unknown. Valid until the next change.
   const Worker* FindWorker(const std::string& worker_id) const;
@@ -130,6 +131,7 @@ class Registry {
   Reconciled Reconcile(const std::string& worker_id, const std::vector<HeldSession>& held);
   void LoseSessionsOf(const std::string& worker_id, std::vector<std::string>* changed);
   void ChangePlacement(Session* session, Placement placement);
+  void SettleDraining(Worker* worker) const;
 
   absl::Duration lease_;
   std::map<std::string, Worker> workers_;

@@ -48,7 +48,6 @@ absl::Status AdminService::Drain(grpc::ServerContext* context, const std::string
     }
   }
   remaining.Set(0);
-  cluster_.MarkDrained(worker_id);
   writer->Write(v1::DrainWorkerEvent());
   return absl::OkStatus();
 }

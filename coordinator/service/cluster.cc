@@ -171,11 +171,6 @@ absl::Status Cluster::SetDraining(const std::string& worker_id, bool draining) {
   return absl::OkStatus();
 }
 
-void Cluster::MarkDrained(const std::string& worker_id) {
-  absl::MutexLock lock(&mutex_);
-  registry_.MarkDrained(worker_id);
-}
-
 void Cluster::MarkUnreachable(const std::string& worker_id) {
   absl::MutexLock lock(&mutex_);
   registry_.MarkUnreachable(worker_id);

@@ -91,7 +91,6 @@ class Cluster {
   absl::StatusOr<Reconciled> Deregister(const v1::DeregisterRequest& request);
   // Remembered by the state as well.
   absl::Status SetDraining(const std::string& worker_id, bool draining);
-  void MarkDrained(const std::string& worker_id);
   void MarkUnreachable(const std::string& worker_id);
 
   std::vector<v1::Worker> ListWorkers();

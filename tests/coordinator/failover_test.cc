@@ -317,7 +317,7 @@ TEST_F(FailoverTest, DrainOfTheOnlyWorkerGoesToTheStoreAndOutlivesARestart) {
   EXPECT_EQ(target, "store");
   EXPECT_EQ(Get("s")->state(), v1::SESSION_STATE_OFFLOADED);
   RestartCoordinator();
-  Eventually([&] { return StateOfWorker("w1") == v1::WORKER_STATE_DRAINING; }, "still draining");
+  Eventually([&] { return StateOfWorker("w1") == v1::WORKER_STATE_DRAINED; }, "still drained");
 }
 
 TEST_F(FailoverTest, DrainOfAnUnknownWorkerIsNotFound) {

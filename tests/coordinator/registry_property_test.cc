@@ -1,9 +1,10 @@
-// Random events against the registry; the promises R1 to R4 of registry.h hold after each. A
+// Random events against the registry; the promises R1 to R5 of registry.h hold after each. A
 // failure prints the seed.
 #include <gtest/gtest.h>
 
 #include <map>
 #include <random>
+#include <set>
 
 #include "coordinator/registry/registry.h"
 
@@ -35,13 +36,13 @@ class Simulation {
         registry_.Expire(now_);
         return;
       case 8:
-        return Leave();
+        return Below(2) == 0 ? Leave() : Drain();
       default:
         return Disturb();
     }
   }
 
-  // R1 to R4, and that time never moves an epoch back.
+  // R1 to R5, and that time never moves an epoch back.
   void CheckPromises() {
     std::map<std::string, int64_t> resident;
     for (const auto& [id, session] : registry_.sessions()) {
@@ -58,6 +59,12 @@ class Simulation {
     }
     for (const auto& [id, worker] : registry_.workers()) {
       EXPECT_EQ(worker.n_sessions, resident[id]) << id;
+      if (worker.state == WorkerState::kLost) continue;
+      const bool is_empty = worker.n_sessions == 0;
+      EXPECT_EQ(worker.state, !draining_.contains(id) ? WorkerState::kReady
+                              : is_empty              ? WorkerState::kDrained
+                                                      : WorkerState::kDraining)
+          << id;
     }
   }
 
@@ -114,7 +121,15 @@ class Simulation {
   }
   void Leave() {
     const std::string worker = WorkerId();
-    if (registry_.Deregister(worker, leases_[worker]).ok()) held_[worker].clear();
+    if (!registry_.Deregister(worker, leases_[worker]).ok()) return;
+    held_[worker].clear();
+    draining_.erase(worker);
+  }
+  void Drain() {
+    const std::string worker = WorkerId();
+    const bool begins = Below(2) == 0;
+    if (!registry_.SetDraining(worker, begins).ok()) return;
+    begins ? (void)draining_.insert(worker) : (void)draining_.erase(worker);
   }
   void Disturb() {
     const std::string id = SessionId();
@@ -142,7 +157,8 @@ class Simulation {
   int n_leases_ = 0;
   std::map<std::string, std::string> leases_;
   std::map<std::string, std::map<std::string, uint64_t>> held_;  // by worker: what it believes
-  std::map<std::string, uint64_t> epochs_;                       // the largest seen
+  std::set<std::string> draining_;
+  std::map<std::string, uint64_t> epochs_;  // the largest seen
   std::map<std::pair<std::string, uint64_t>, std::string> owners_;
 };
 

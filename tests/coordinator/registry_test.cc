@@ -190,12 +190,35 @@ TEST_F(RegistryTest, DrainingOutlivesTheProcessUntilItLeavesInOrder) {
   ASSERT_THAT(Register("w1"), IsOk());
   ASSERT_THAT(registry_.SetDraining("w1", true), IsOk());
   ASSERT_THAT(Register("w1"), IsOk());
-  EXPECT_EQ(registry_.FindWorker("w1")->state, WorkerState::kDraining);
-  registry_.MarkDrained("w1");
   EXPECT_EQ(registry_.FindWorker("w1")->state, WorkerState::kDrained);
   ASSERT_THAT(registry_.Deregister("w1", "w1-lease"), IsOk());
   ASSERT_THAT(Register("w1"), IsOk());
   EXPECT_EQ(registry_.FindWorker("w1")->state, WorkerState::kReady);
+}
+
+TEST_F(RegistryTest, DrainingWorkerIsDrainedWhileNothingIsResidentOnIt) {
+  const auto state = [this] { return registry_.FindWorker("w1")->state; };
+  ASSERT_THAT(Register("w1"), IsOk());
+  ASSERT_THAT(Register("w2", {}, "h:2"), IsOk());
+  Add("a", "w1", 1);
+  Add("b", "w1", 1);
+  ASSERT_THAT(registry_.SetDraining("w1", true), IsOk());
+  EXPECT_EQ(state(), WorkerState::kDraining);
+  ASSERT_THAT(registry_.Place("a", "w2", 2), IsOk());
+  EXPECT_EQ(state(), WorkerState::kDraining);
+  registry_.SetPlacement("b", 1, Placement::kOffloaded);
+  EXPECT_EQ(state(), WorkerState::kDrained) << "whoever asked for the drain may be gone";
+  Add("late", "w1", 1);  // was on its way when the drain began
+  EXPECT_EQ(state(), WorkerState::kDraining);
+  registry_.Remove("late");
+  EXPECT_EQ(state(), WorkerState::kDrained);
+  ASSERT_THAT(Register("w1", {{"unknown", 1}}), IsOk());
+  EXPECT_EQ(state(), WorkerState::kDrained) << "what it holds is revoked";
+  ASSERT_THAT(registry_.SetDraining("w1", false), IsOk());
+  EXPECT_EQ(state(), WorkerState::kReady);
+  now_ += 2 * kLease;
+  registry_.Expire(now_);
+  EXPECT_EQ(state(), WorkerState::kLost);
 }
 
 TEST_F(RegistryTest, DrainingAnUnknownWorkerNamesThoseThereAre) {
