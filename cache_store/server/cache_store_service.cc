@@ -154,6 +154,7 @@ grpc::Status CacheStoreService::PutManifest(grpc::ServerContext*,
   absl::Status status = upload.status();
   if (status.ok()) {
     status = store_->PutManifest(upload->session_id, upload->epoch, std::move(upload->bytes));
+    if (absl::IsNotFound(status)) status = rpc::WithDetail(status, "session_deleted");
   }
   return Finish("PutManifest", status);
 }
@@ -176,7 +177,12 @@ grpc::Status CacheStoreService::DeleteManifest(grpc::ServerContext*,
                                                const v1::DeleteManifestRequest* request,
                                                v1::DeleteManifestResponse*) {
   absl::Status status = CheckSessionId(request->session_id());
-  if (status.ok()) status = store_->DeleteManifest(request->session_id(), request->epoch());
+  const int64_t create_time_us =
+      request->has_create_time() ? absl::ToUnixMicros(rpc::TimeFromProto(request->create_time()))
+                                 : 0;
+  if (status.ok()) {
+    status = store_->DeleteManifest(request->session_id(), request->epoch(), create_time_us);
+  }
   return Finish("DeleteManifest", status);
 }
 
@@ -198,6 +204,12 @@ grpc::Status CacheStoreService::ListManifests(grpc::ServerContext*,
     entry->set_epoch(summary.epoch);
     entry->set_n_tokens(static_cast<int64_t>(summary.n_tokens));
     entry->set_n_pages(static_cast<int64_t>(summary.n_pages));
+    entry->set_tenant(summary.tenant);
+    entry->set_tier(summary.in_host_memory ? v1::TIER_HOST : v1::TIER_DISK);
+    if (summary.create_time_us != 0) {
+      *entry->mutable_create_time() =
+          rpc::TimeToProto(absl::FromUnixMicros(summary.create_time_us));
+    }
     *entry->mutable_update_time() = rpc::TimeToProto(absl::FromUnixMicros(summary.update_time_us));
   }
   return Finish("ListManifests", absl::OkStatus());

@@ -46,7 +46,8 @@ ClaimChange Claims::Replace(const std::vector<PageKey>& before, const std::vecto
 }
 
 Claims::Session SessionOf(const Manifest& manifest, int64_t update_time_us) {
-  Claims::Session session{.epoch = manifest.epoch,
+  Claims::Session session{.tenant = manifest.tenant,
+                          .epoch = manifest.epoch,
                           .create_time_us = manifest.create_time_us,
                           .update_time_us = update_time_us,
                           .n_tokens = manifest.tokens.size(),

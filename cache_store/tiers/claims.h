@@ -22,6 +22,7 @@ struct ClaimChange {
 class Claims {
  public:
   struct Session {
+    std::string tenant;
     uint64_t epoch = 0;
     int64_t create_time_us = 0;
     int64_t update_time_us = 0;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <vector>
 
 namespace lexico::store {
@@ -58,6 +59,15 @@ bool HostTier::Touch(const PageKey& key, absl::Time now) {
 void HostTier::SetClaimed(const PageKey& key, bool claimed, absl::Time now) {
   absl::MutexLock lock(&mutex_);
   order_.SetClaimed(key, claimed, now);
+}
+
+bool HostTier::HasSample(std::span<const PageKey> keys, size_t n_max) const {
+  const size_t step = std::max<size_t>(1, keys.size() / n_max);
+  absl::MutexLock lock(&mutex_);
+  for (size_t i = 0; i < keys.size(); i += step) {
+    if (!pages_.contains(keys[i])) return false;
+  }
+  return true;
 }
 
 TierUsage HostTier::usage() const {

@@ -25,6 +25,8 @@ class HostTier : public Tier {
   absl::StatusOr<PagePtr> Get(const PageKey& key, absl::Time now) override;
   bool Touch(const PageKey& key, absl::Time now) override;
   void SetClaimed(const PageKey& key, bool claimed, absl::Time now) override;
+  // Whether some of `keys`, `n_max` at even distances, are all here. A look, not a use.
+  bool HasSample(std::span<const PageKey> keys, size_t n_max) const;
   TierUsage usage() const override;
 
  private:

@@ -37,6 +37,7 @@ std::string SegmentRow(uint64_t id) {
 }
 
 std::string ManifestRow(const std::string& session_id) { return "m" + session_id; }
+std::string TombstoneRow(const std::string& session_id) { return "d" + session_id; }
 
 std::string EncodeLocation(const Location& location) {
   base::ByteWriter out;
@@ -214,10 +215,39 @@ absl::StatusOr<ManifestRecord> Index::Get(const std::string& session_id) const {
   return DecodeRecord(session_id, {value.data(), value.size()});
 }
 
-absl::Status Index::Delete(const std::string& session_id) {
+absl::Status Index::Delete(const std::string& session_id, const Tombstone& tombstone) {
+  base::ByteWriter out;
+  out.Write(tombstone.create_time_us);
+  out.Write(tombstone.epoch);
+  out.Write(tombstone.delete_time_us);
   rocksdb::WriteBatch batch;
   batch.Delete(ManifestRow(session_id));
+  batch.Put(TombstoneRow(session_id), out.buffer());
   return Write(&batch, /*sync=*/true);
+}
+
+absl::Status Index::ForEachTombstone(
+    const std::function<void(const std::string&, const Tombstone&)>& visit) const {
+  return ForEachRow(*db_, 'd', [&](std::string_view row, std::string_view value) {
+    base::ByteReader in(base::AsBytes(value));
+    Tombstone tombstone;
+    tombstone.create_time_us = in.Read<int64_t>();
+    tombstone.epoch = in.Read<uint64_t>();
+    tombstone.delete_time_us = in.Read<int64_t>();
+    if (!in.ok() || in.remaining() != 0) {
+      return absl::DataLossError(
+          fmt::format("index: a tombstone row of {} bytes, must be 24", value.size()));
+    }
+    visit(std::string(row), tombstone);
+    return absl::OkStatus();
+  });
+}
+
+absl::Status Index::DropTombstones(const std::vector<std::string>& session_ids) {
+  if (session_ids.empty()) return absl::OkStatus();
+  rocksdb::WriteBatch batch;
+  for (const std::string& session_id : session_ids) batch.Delete(TombstoneRow(session_id));
+  return Write(&batch, /*sync=*/false);
 }
 
 absl::Status Index::ForEach(

@@ -55,12 +55,15 @@ class Index : public ManifestTable {
   // ResourceExhausted when the disk is full, Unavailable on other errors.
   absl::Status Apply(const IndexChange& change, bool sync);
 
-  // Manifests are always written with sync.
+  // Manifests and tombstones are always written with sync.
   absl::Status Put(const std::string& session_id, const ManifestRecord& record) override;
   absl::StatusOr<ManifestRecord> Get(const std::string& session_id) const override;
-  absl::Status Delete(const std::string& session_id) override;
+  absl::Status Delete(const std::string& session_id, const Tombstone& tombstone) override;
   absl::Status ForEach(
       const std::function<void(const std::string&, const ManifestRecord&)>& visit) const override;
+  absl::Status ForEachTombstone(
+      const std::function<void(const std::string&, const Tombstone&)>& visit) const override;
+  absl::Status DropTombstones(const std::vector<std::string>& session_ids) override;
 
  private:
   Index(std::unique_ptr<rocksdb::DB> db, base::FaultInjector* faults);

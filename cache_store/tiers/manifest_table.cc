@@ -19,7 +19,7 @@ absl::StatusOr<ManifestRecord> MemoryManifestTable::Get(const std::string& sessi
   return it->second;
 }
 
-absl::Status MemoryManifestTable::Delete(const std::string& session_id) {
+absl::Status MemoryManifestTable::Delete(const std::string& session_id, const Tombstone&) {
   absl::MutexLock lock(&mutex_);
   records_.erase(session_id);
   return absl::OkStatus();

@@ -9,6 +9,12 @@
 #include "proto/base/status.h"
 
 namespace lexico::store {
+namespace {
+
+// Pages of a session that are looked for: listing ten thousand sessions stays in the milliseconds.
+constexpr size_t kTierSample = 64;
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<TieredStore>> TieredStore::Open(const TieredStoreOptions& options,
                                                                base::Metrics* metrics) {
@@ -34,6 +40,12 @@ absl::StatusOr<std::unique_ptr<TieredStore>> TieredStore::Open(const TieredStore
 
 absl::Status TieredStore::LoadManifests() {
   absl::MutexLock lock(&claims_mutex_);
+  LEXICO_RETURN_IF_ERROR(
+      manifests_->ForEachTombstone([&](const std::string& session_id, const Tombstone& tombstone) {
+        claims_mutex_.AssertHeld();
+        tombstones_.Set(session_id, tombstone);
+      }));
+  LEXICO_RETURN_IF_ERROR(manifests_->DropTombstones(tombstones_.Expire(clock_->Now())));
   return manifests_->ForEach([&](const std::string& session_id, const ManifestRecord& record) {
     claims_mutex_.AssertHeld();
     const auto manifest = DecodeManifest(base::AsBytes(record.bytes));
@@ -139,6 +151,16 @@ absl::Status TieredStore::CheckEpoch(const std::string& session_id, uint64_t epo
       session_id, stored->epoch, epoch));
 }
 
+absl::Status TieredStore::CheckNotDeleted(const Manifest& next) const {
+  absl::MutexLock lock(&claims_mutex_);
+  const Tombstone* stone = tombstones_.Refusing(next);
+  if (stone == nullptr) return absl::OkStatus();
+  return absl::NotFoundError(
+      fmt::format("session {} (created at {} us, epoch {}) was deleted at {} us; drop it, nothing "
+                  "of it is kept",
+                  next.session_id, next.create_time_us, next.epoch, stone->delete_time_us));
+}
+
 absl::StatusOr<bool> TieredStore::Replaces(const Manifest& next) const {
   int64_t stored_birth = 0;
   uint64_t stored_epoch = 0;
@@ -173,6 +195,7 @@ absl::Status TieredStore::PutManifest(const std::string& session_id, uint64_t ep
                     decoded->session_id, decoded->epoch, session_id, epoch));
   }
   absl::MutexLock session_lock(&SessionMutex(session_id));
+  LEXICO_RETURN_IF_ERROR(CheckNotDeleted(*decoded));
   LEXICO_ASSIGN_OR_RETURN(const bool replaces, Replaces(*decoded));
   if (!replaces) return absl::OkStatus();
   const int64_t now_us = absl::ToUnixMicros(clock_->Now());
@@ -191,13 +214,44 @@ absl::StatusOr<ManifestRecord> TieredStore::GetManifest(const std::string& sessi
   return record;
 }
 
-absl::Status TieredStore::DeleteManifest(const std::string& session_id, uint64_t epoch) {
+absl::Status TieredStore::DeleteManifest(const std::string& session_id, uint64_t epoch,
+                                         int64_t create_time_us) {
   absl::MutexLock session_lock(&SessionMutex(session_id));
-  LEXICO_RETURN_IF_ERROR(CheckEpoch(session_id, epoch));
-  LEXICO_RETURN_IF_ERROR(manifests_->Delete(session_id));
+  int64_t stored_birth = 0;
+  {
+    absl::MutexLock lock(&claims_mutex_);
+    const Claims::Session* stored = claims_.Find(session_id);
+    if (stored != nullptr) stored_birth = stored->create_time_us;
+  }
+  const bool both_known = create_time_us != 0 && stored_birth != 0;
+  if (both_known && stored_birth > create_time_us) return absl::OkStatus();
+  // Epochs compare within one session only.
+  if (!both_known || stored_birth == create_time_us) {
+    LEXICO_RETURN_IF_ERROR(CheckEpoch(session_id, epoch));
+  }
+  const int64_t birth = create_time_us != 0 ? create_time_us : stored_birth;
+  LEXICO_RETURN_IF_ERROR(
+      WriteTombstone(session_id, {.create_time_us = birth, .epoch = birth == 0 ? epoch : 0}));
   absl::MutexLock lock(&claims_mutex_);
   Carry(claims_.Remove(session_id));
   return absl::OkStatus();
+}
+
+absl::Status TieredStore::WriteTombstone(const std::string& session_id, Tombstone tombstone) {
+  const absl::Time now = clock_->Now();
+  tombstone.delete_time_us = absl::ToUnixMicros(now);
+  {
+    absl::MutexLock lock(&claims_mutex_);
+    tombstone = tombstones_.Joined(session_id, tombstone);
+  }
+  LEXICO_RETURN_IF_ERROR(manifests_->Delete(session_id, tombstone));
+  std::vector<std::string> expired;
+  {
+    absl::MutexLock lock(&claims_mutex_);
+    tombstones_.Set(session_id, tombstone);
+    expired = tombstones_.Expire(now);
+  }
+  return manifests_->DropTombstones(expired);
 }
 
 void TieredStore::Carry(const ClaimChange& change) {
@@ -220,7 +274,14 @@ std::vector<ManifestSummary> TieredStore::ListManifests(const std::string& start
        it != sessions.end() && summaries.size() < n_max; ++it) {
     const Claims::Session& session = it->second;
     summaries.push_back(
-        {it->first, session.epoch, session.n_tokens, session.keys.size(), session.update_time_us});
+        {.session_id = it->first,
+         .tenant = session.tenant,
+         .epoch = session.epoch,
+         .create_time_us = session.create_time_us,
+         .n_tokens = session.n_tokens,
+         .n_pages = session.keys.size(),
+         .update_time_us = session.update_time_us,
+         .in_host_memory = disk_ == nullptr || host_->HasSample(session.keys, kTierSample)});
   }
   return summaries;
 }

@@ -22,6 +22,7 @@
 #include "cache_store/tiers/claims.h"
 #include "cache_store/tiers/disk_tier.h"
 #include "cache_store/tiers/host_tier.h"
+#include "cache_store/tiers/tombstones.h"
 #include "proto/base/clock.h"
 #include "proto/base/fault.h"
 #include "proto/base/metrics.h"
@@ -50,10 +51,14 @@ struct StoreUsage {
 
 struct ManifestSummary {
   std::string session_id;
+  std::string tenant;
   uint64_t epoch = 0;
+  int64_t create_time_us = 0;  // since 1970; 0: the manifest cannot be read
   uint64_t n_tokens = 0;
   uint64_t n_pages = 0;
   int64_t update_time_us = 0;  // since 1970
+  // A sample of its pages is in memory: it would be read from there. Always so without a disk.
+  bool in_host_memory = false;
 };
 
 class TieredStore {
@@ -72,10 +77,15 @@ class TieredStore {
 
   // The manifest of the session born last wins, then that of the larger epoch. Aborted: the stored
   // one wins. OK without a change when it is the same owner's and has more tokens: logs only grow,
-  // so this one was overtaken. InvalidArgument: `bytes` is no manifest of that session and epoch.
+  // so this one was overtaken. NotFound: that session was deleted (tombstones.h). InvalidArgument:
+  // `bytes` is no manifest of that session and epoch.
   absl::Status PutManifest(const std::string& session_id, uint64_t epoch, std::string bytes);
   absl::StatusOr<ManifestRecord> GetManifest(const std::string& session_id) const;
-  absl::Status DeleteManifest(const std::string& session_id, uint64_t epoch);
+  // Deletes the session of that birth and what earlier ones of its id left; 0: whichever is stored.
+  // Aborted: it is stored at a larger epoch. OK without a change when a later session has the id,
+  // whose manifest replaced it.
+  absl::Status DeleteManifest(const std::string& session_id, uint64_t epoch,
+                              int64_t create_time_us);
   // At most `n_max` of them, by session id, the first after `start_after`.
   std::vector<ManifestSummary> ListManifests(const std::string& start_after, size_t n_max) const;
 
@@ -88,6 +98,10 @@ class TieredStore {
   absl::StatusOr<PagePtr> GetOne(const PageKey& key, absl::Time now, bool* from_disk);
   // False: of the same owner and older than the stored one. Aborted as PutManifest.
   absl::StatusOr<bool> Replaces(const Manifest& next) const;
+  absl::Status CheckNotDeleted(const Manifest& next) const;
+  // Together with one that is there already, and with the manifest's end. The store's own clock
+  // says when.
+  absl::Status WriteTombstone(const std::string& session_id, Tombstone tombstone);
   absl::Status CheckEpoch(const std::string& session_id, uint64_t epoch) const;
   void Carry(const ClaimChange& change) ABSL_EXCLUSIVE_LOCKS_REQUIRED(claims_mutex_);
   void UpdateMetrics();
@@ -105,6 +119,7 @@ class TieredStore {
   mutable std::array<absl::Mutex, 64> session_mutexes_;
   mutable absl::Mutex claims_mutex_;
   Claims claims_ ABSL_GUARDED_BY(claims_mutex_);
+  Tombstones tombstones_ ABSL_GUARDED_BY(claims_mutex_);
   absl::Mutex metrics_mutex_;
   std::vector<TierUsage> exported_ ABSL_GUARDED_BY(metrics_mutex_);
 };

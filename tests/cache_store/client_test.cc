@@ -108,6 +108,9 @@ TEST_F(ClientTest, AStaleEpochIsAbortedWithItsReason) {
   EXPECT_TRUE(client_->DeleteManifest("session", 3, Soon()).ok());
   EXPECT_TRUE(client_->DeleteManifest("session", 3, Soon()).ok());
   EXPECT_TRUE(absl::IsNotFound(client_->GetManifest("session", Soon()).status()));
+  const absl::Status late = PutManifest("session", 3, {});
+  EXPECT_TRUE(absl::IsNotFound(late)) << late;
+  EXPECT_EQ(rpc::ReasonOf(late), "session_deleted");
 }
 
 TEST_F(ClientTest, MalformedManifestsAndSessionIdsAreInvalid) {

@@ -247,7 +247,7 @@ TEST_F(DiskTierTest, ARealFullFileSystemRefusesPagesKeepsManifestsAndLosesNothin
     EXPECT_GT(n_stored, 0u);
     if (reserve > 0) {
       EXPECT_TRUE(tier_->manifests().Put("session", {1, 2, std::string(10000, 'x')}).ok());
-      EXPECT_TRUE(tier_->manifests().Delete("session").ok());
+      EXPECT_TRUE(tier_->manifests().Delete("session", {}).ok());
     }
     for (uint64_t n = 0; n < n_stored; n += 53) EXPECT_TRUE(Has(n)) << n;
     EXPECT_TRUE(absl::IsResourceExhausted(Put(n_stored, n_stored + 100)));

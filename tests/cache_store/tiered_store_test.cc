@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <map>
+#include <numeric>
 #include <random>
 #include <set>
 
@@ -45,6 +46,14 @@ class TieredStoreTest : public testing::TestWithParam<bool> {
   absl::Status PutManifest(const std::string& id, uint64_t epoch, std::vector<uint64_t> pages) {
     return store_->PutManifest(id, epoch, MakeManifestBytes(id, epoch, pages));
   }
+  absl::Status PutBorn(const std::string& id, uint64_t epoch, int64_t create_time_us) {
+    Manifest manifest = MakeManifest(id, epoch, {1});
+    manifest.create_time_us = create_time_us;
+    return store_->PutManifest(id, epoch, *EncodeManifest(manifest));
+  }
+  absl::Status Delete(const std::string& id, uint64_t epoch, int64_t create_time_us = 0) {
+    return store_->DeleteManifest(id, epoch, create_time_us);
+  }
 
   TempDir dir_;
   base::FakeClock clock_;
@@ -67,31 +76,91 @@ TEST_P(TieredStoreTest, AStaleEpochIsAbortedAndChangesNothing) {
   Open();
   ASSERT_TRUE(PutManifest("a", 3, {1}).ok());
   EXPECT_TRUE(absl::IsAborted(PutManifest("a", 2, {2})));
-  EXPECT_TRUE(absl::IsAborted(store_->DeleteManifest("a", 2)));
+  EXPECT_TRUE(absl::IsAborted(Delete("a", 2)));
   EXPECT_EQ(store_->GetManifest("a")->epoch, 3u);
   ASSERT_TRUE(PutManifest("a", 3, {1, 2}).ok());
   ASSERT_TRUE(PutManifest("a", 4, {1}).ok());
-  ASSERT_TRUE(store_->DeleteManifest("a", 4).ok());
-  ASSERT_TRUE(store_->DeleteManifest("a", 4).ok());
+  ASSERT_TRUE(Delete("a", 4).ok());
+  ASSERT_TRUE(Delete("a", 4).ok());
   EXPECT_TRUE(absl::IsNotFound(store_->GetManifest("a").status()));
 }
 
 TEST_P(TieredStoreTest, ALaterSessionOfTheSameIdReplacesTheEarlierWhateverTheEpochs) {
   Open();
-  const auto put = [&](uint64_t epoch, int64_t create_time_us) {
-    Manifest manifest = MakeManifest("a", epoch, {1});
-    manifest.create_time_us = create_time_us;
-    return store_->PutManifest("a", epoch, *EncodeManifest(manifest));
-  };
-  ASSERT_TRUE(put(7, 1000).ok());
-  ASSERT_TRUE(put(1, 2000).ok());  // its coordinator had lost the journal
+  ASSERT_TRUE(PutBorn("a", 7, 1000).ok());
+  ASSERT_TRUE(PutBorn("a", 1, 2000).ok());  // its coordinator had lost the journal
   EXPECT_EQ(store_->GetManifest("a")->epoch, 1u);
   if (has_disk()) Open();
-  const absl::Status former_owner = put(8, 1000);
+  const absl::Status former_owner = PutBorn("a", 8, 1000);
   EXPECT_TRUE(absl::IsAborted(former_owner)) << former_owner;
   EXPECT_NE(former_owner.message().find("created at 2000 us"), std::string::npos) << former_owner;
   EXPECT_EQ(store_->GetManifest("a")->epoch, 1u);
-  ASSERT_TRUE(put(2, 2000).ok());
+  ASSERT_TRUE(PutBorn("a", 2, 2000).ok());
+}
+
+TEST_P(TieredStoreTest, ALateManifestOfADeletedSessionIsNotTakenAndALaterSessionIs) {
+  Open();
+  ASSERT_TRUE(PutBorn("a", 3, 1000).ok());
+  ASSERT_TRUE(Delete("a", 3).ok());
+  if (has_disk()) Open();  // it is remembered
+  const absl::Status late = PutBorn("a", 9, 1000);
+  EXPECT_TRUE(absl::IsNotFound(late)) << late;
+  EXPECT_NE(late.message().find("was deleted"), std::string::npos) << late;
+  EXPECT_TRUE(absl::IsNotFound(PutBorn("a", 9, 999)));
+  EXPECT_EQ(store_->usage().n_manifests, 0u);
+  EXPECT_TRUE(PutBorn("a", 1, 1001).ok());
+}
+
+TEST_P(TieredStoreTest, ASessionThatWasNeverStoredIsRememberedAsDeletedByEpochAndTime) {
+  const int64_t now_us = absl::ToUnixMicros(clock_.Now());
+  Open();
+  ASSERT_TRUE(Delete("a", 3).ok());
+  if (has_disk()) Open();
+  EXPECT_TRUE(absl::IsNotFound(PutBorn("a", 3, now_us)));
+  EXPECT_TRUE(PutBorn("a", 1, now_us + 1).ok()) << "born later, of a coordinator that began anew";
+  ASSERT_TRUE(Delete("b", 3).ok());
+  EXPECT_TRUE(PutBorn("b", 4, now_us).ok()) << "of a larger epoch: created after the deletion";
+}
+
+TEST_P(TieredStoreTest, ADeletionIsForgottenAfterItsTime) {
+  const int64_t now_us = absl::ToUnixMicros(clock_.Now());
+  Open();
+  ASSERT_TRUE(PutBorn("a", 3, now_us).ok());
+  ASSERT_TRUE(Delete("a", 3).ok());
+  clock_.Advance(Tombstones::kKept - absl::Seconds(1));
+  ASSERT_TRUE(Delete("other", 3).ok());
+  EXPECT_TRUE(absl::IsNotFound(PutBorn("a", 3, now_us)));
+  clock_.Advance(absl::Seconds(2));
+  ASSERT_TRUE(Delete("other", 3).ok());
+  if (has_disk()) Open();
+  EXPECT_TRUE(PutBorn("a", 3, now_us).ok());
+}
+
+TEST_P(TieredStoreTest, ADeleteNamesTheSessionByItsBirthAndEpochsCompareWithinOneSession) {
+  Open();
+  ASSERT_TRUE(PutBorn("a", 7, 1000).ok());
+  EXPECT_TRUE(absl::IsAborted(Delete("a", 6, 1000))) << "another owner has that session";
+  ASSERT_TRUE(PutBorn("a", 2, 2000).ok());
+  EXPECT_TRUE(Delete("a", 9, 1000).ok()) << "it was replaced";
+  EXPECT_EQ(store_->GetManifest("a")->epoch, 2u) << "the later session keeps its manifest";
+  ASSERT_TRUE(Delete("a", 1, 3000).ok()) << "what an earlier session left goes, whatever its epoch";
+  EXPECT_TRUE(absl::IsNotFound(store_->GetManifest("a").status()));
+  EXPECT_TRUE(absl::IsNotFound(PutBorn("a", 9, 2000)));
+  EXPECT_TRUE(absl::IsNotFound(PutBorn("a", 9, 3000)));
+}
+
+TEST(TombstonesTest, TooManyCostTheOldest) {
+  Tombstones stones(/*count_max=*/2);
+  for (int64_t i = 1; i <= 3; ++i) {
+    stones.Set(std::to_string(i), {.create_time_us = 50, .delete_time_us = 100 + i});
+  }
+  EXPECT_EQ(stones.Expire(absl::FromUnixMicros(200)), std::vector<std::string>{"1"});
+  EXPECT_EQ(stones.size(), 2u);
+  Manifest manifest = MakeManifest("1", 1, {});
+  manifest.create_time_us = 50;
+  EXPECT_EQ(stones.Refusing(manifest), nullptr);
+  manifest.session_id = "2";
+  ASSERT_NE(stones.Refusing(manifest), nullptr);
 }
 
 TEST_P(TieredStoreTest, AnOvertakenManifestOfTheSameOwnerIsIgnored) {
@@ -131,6 +200,27 @@ TEST_P(TieredStoreTest, ListsManifestsInPages) {
   EXPECT_EQ(second[0].session_id, "d");
 }
 
+TEST_P(TieredStoreTest, AListedSessionIsInMemoryUntilTheStoreRestartsOrItsPagesAreEvicted) {
+  Open();
+  const auto in_memory = [&] { return store_->ListManifests("", 1)[0].in_host_memory; };
+  ASSERT_TRUE(Put({1, 2, 3}).ok());
+  ASSERT_TRUE(PutManifest("a", 1, {1, 2, 3}).ok());
+  EXPECT_TRUE(in_memory());
+  if (!has_disk()) return;
+  Open();
+  EXPECT_FALSE(in_memory());
+  for (const uint64_t n : {1, 2, 3}) ASSERT_TRUE(Has(n));
+  EXPECT_TRUE(in_memory()) << "reading brought it back";
+  for (uint64_t n = 100; n < 6000; n += 100) {
+    std::vector<uint64_t> numbers(100);
+    std::iota(numbers.begin(), numbers.end(), n);
+    ASSERT_TRUE(Put(numbers).ok());
+    ASSERT_TRUE(PutManifest("later" + std::to_string(n), 1, numbers).ok());
+    clock_.Advance(absl::Seconds(61));
+  }
+  EXPECT_FALSE(in_memory());
+}
+
 TEST_P(TieredStoreTest, APageNamedBeforeItArrivesIsProtectedFromItsArrival) {
   options_.host_bytes = 64u << 10;
   options_.disk_bytes = 64u << 10;
@@ -144,7 +234,7 @@ TEST_P(TieredStoreTest, APageNamedBeforeItArrivesIsProtectedFromItsArrival) {
   }
   EXPECT_TRUE(Has(1));
   EXPECT_FALSE(Has(100));
-  ASSERT_TRUE(store_->DeleteManifest("a", 1).ok());
+  ASSERT_TRUE(Delete("a", 1).ok());
   for (uint64_t n = 1100; n < 1600; ++n) {
     clock_.Advance(absl::Seconds(61));
     ASSERT_TRUE(Put({n}).ok()) << n;
@@ -181,6 +271,7 @@ TEST_P(TieredStoreTest, RandomOperationsAgreeWithAModel) {
       std::set<uint64_t> pages;
     };
     std::map<std::string, Stored> manifests;
+    std::map<std::string, int64_t> births;  // a deleted id is given to a later session
     std::set<uint64_t> ever_put;
     for (int step = 0; step < 400; ++step) {
       const std::string id(1, static_cast<char>('a' + random() % 4));
@@ -213,14 +304,19 @@ TEST_P(TieredStoreTest, RandomOperationsAgreeWithAModel) {
           const bool stale = it != manifests.end() && it->second.epoch > epoch;
           const bool overtaken = it != manifests.end() && it->second.epoch == epoch &&
                                  it->second.n_named > numbers.size();
-          ASSERT_EQ(PutManifest(id, epoch, numbers).code(),
+          Manifest manifest = MakeManifest(id, epoch, numbers);
+          manifest.create_time_us += births[id];
+          ASSERT_EQ(store_->PutManifest(id, epoch, *EncodeManifest(manifest)).code(),
                     stale ? absl::StatusCode::kAborted : absl::StatusCode::kOk);
           if (!stale && !overtaken) manifests[id] = {epoch, numbers.size(), kept};
           break;
         }
         case 5:
-          ASSERT_TRUE(store_->DeleteManifest(id, 5).ok());
-          manifests.erase(id);
+          ASSERT_TRUE(Delete(id, 5).ok());
+          if (manifests.erase(id) > 0) {
+            ASSERT_TRUE(absl::IsNotFound(PutBorn(id, 6, 1)));
+            ++births[id];
+          }
           break;
         case 6:
           clock_.Advance(absl::Seconds(random() % 120));
