@@ -59,6 +59,9 @@ absl::StatusOr<StoreOptions> ParseStoreOptions(int argc, const char* const* argv
   app.add_option("--disk_reserve_bytes", reserve_bytes,
                  "what stays free on the file system for the index")
       ->capture_default_str();
+  app.add_flag("--rebuild_index", server.store.rebuild_index,
+               "make the index of --data_dir anew from what can be read of it and from the "
+               "segments, which are all read; the old index is kept aside");
   app.add_option("--tls_certificate", server.tls.certificate_file,
                  "PEM certificate of the gRPC server");
   app.add_option("--tls_key", server.tls.key_file, "PEM key of the certificate");
@@ -75,6 +78,9 @@ absl::StatusOr<StoreOptions> ParseStoreOptions(int argc, const char* const* argv
   if (!server.metrics_address.empty()) {
     LEXICO_RETURN_IF_ERROR(
         base::CheckAddress("--metrics_address", server.metrics_address, base::AddressUse::kListen));
+  }
+  if (server.store.rebuild_index && server.store.data_dir.empty()) {
+    return absl::InvalidArgumentError("--rebuild_index needs --data_dir: whose index it is");
   }
   LEXICO_RETURN_IF_ERROR(
       ParseTierBytes("--host_bytes", host_bytes, kHostBytesMin, &server.store.host_bytes));

@@ -11,6 +11,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "cache_store/tiers/disk_tier.h"
+#include "cache_store/tiers/index_rebuild.h"
 #include "proto/base/log.h"
 #include "proto/base/status.h"
 
@@ -29,8 +30,11 @@ absl::StatusOr<std::unique_ptr<DiskTier>> DiskTier::Open(const DiskTierOptions& 
   }
   LEXICO_RETURN_IF_ERROR(SyncDirectory(options.dir));
   LEXICO_RETURN_IF_ERROR(tier->Lock());
-  LEXICO_ASSIGN_OR_RETURN(tier->index_, Index::Open(options.dir + "/index", options.faults));
-  LEXICO_RETURN_IF_ERROR(tier->Recover(now));
+  const std::string index_dir = options.dir + "/index";
+  LEXICO_RETURN_IF_ERROR(options.rebuild_index ? RebuildIndex(options.dir)
+                                               : CheckIndexIsThere(options.dir));
+  LEXICO_ASSIGN_OR_RETURN(tier->index_, Index::Open(index_dir, options.faults));
+  LEXICO_RETURN_IF_ERROR(WithIndexRemedy(tier->Recover(now), index_dir));
   return tier;
 }
 
@@ -54,7 +58,9 @@ absl::Status DiskTier::Recover(absl::Time now) {
       [&](const SegmentRecord& record) { indexed[record.location.segment_id].push_back(record); }));
 
   IndexChange change;
+  size_t n_recovered = 0;
   for (const uint64_t id : ids) {
+    if (++n_recovered % 16 == 0) spdlog::info("segment {} of {}", n_recovered, ids.size());
     const auto row = sealed.find(id);
     std::optional<uint64_t> sealed_length;
     if (row != sealed.end()) sealed_length = row->second;
@@ -78,7 +84,7 @@ absl::Status DiskTier::RecoverSegment(uint64_t id, std::optional<uint64_t> seale
   auto opened = SegmentFile::Open(segments_dir_, id, options_.faults);
   if (!opened.ok()) {
     if (!absl::IsDataLoss(opened.status())) return opened.status();
-    spdlog::error("{}: {} pages are lost; the file stays for inspection",
+    spdlog::error("{}: its pages ({} in the index) are lost; the file stays for inspection",
                   std::string(opened.status().message()), indexed.size());
     for (const SegmentRecord& record : indexed) change->removed.push_back(record.key);
     return absl::OkStatus();
@@ -93,6 +99,11 @@ absl::Status DiskTier::RecoverSegment(uint64_t id, std::optional<uint64_t> seale
     }
   } else {
     LEXICO_ASSIGN_OR_RETURN(SegmentScan scan, file->Scan());
+    spdlog::info("{}: {} pages read through", file->path(), scan.records.size());
+    if (scan.n_damaged > 0) {
+      spdlog::error("{}: damaged pages between whole ones ({} places of 64 bytes) are lost",
+                    file->path(), scan.n_damaged);
+    }
     if (scan.end != file->size()) {
       spdlog::info("{}: {} bytes of a torn write are cut off", file->path(),
                    file->size() > scan.end ? file->size() - scan.end : 0);

@@ -33,13 +33,15 @@ struct DiskTierOptions {
   uint64_t segment_bytes = 0;
   // Of the file system, kept free for the index.
   uint64_t reserve_bytes = 64u << 20;
+  bool rebuild_index = false;             // index_rebuild.h
   base::FaultInjector* faults = nullptr;  // may be null; must outlive the tier
 };
 
 class DiskTier : public Tier {
  public:
   // Recovers what is there. FailedPrecondition: another process serves the folder, or its format is
-  // newer. DataLoss: the index is damaged. Unavailable: the folder cannot be made, read or written.
+  // newer. DataLoss: the index is damaged or missing; the message says how to rebuild it.
+  // Unavailable: the folder cannot be made, read or written.
   static absl::StatusOr<std::unique_ptr<DiskTier>> Open(const DiskTierOptions& options,
                                                         absl::Time now);
   ~DiskTier() override;

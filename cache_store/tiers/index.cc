@@ -7,6 +7,7 @@
 
 #include <cstring>
 
+#include "cache_store/tiers/index_rebuild.h"
 #include "proto/base/bytes.h"
 #include "proto/base/status.h"
 
@@ -61,7 +62,9 @@ absl::StatusOr<ManifestRecord> DecodeRecord(const std::string& session_id, std::
   return record;
 }
 
-rocksdb::Options DbOptions() {
+}  // namespace
+
+rocksdb::Options IndexDbOptions() {
   rocksdb::Options options;
   options.create_if_missing = true;
   options.paranoid_checks = true;
@@ -77,6 +80,17 @@ rocksdb::Options DbOptions() {
   options.compression = rocksdb::kNoCompression;  // keys are hashes; token ids hardly compress
   return options;
 }
+
+absl::Status WithIndexRemedy(const absl::Status& status, const std::string& dir) {
+  if (!absl::IsDataLoss(status)) return status;
+  return absl::DataLossError(fmt::format(
+      "{}; {} is damaged: restore it from a backup, or start once with --rebuild_index, which "
+      "finds "
+      "the pages again in the segments and takes over every session that can still be read",
+      std::string(status.message()), dir));
+}
+
+namespace {
 
 // Calls visit(row without prefix, value) for every row that begins with `prefix`.
 absl::Status ForEachRow(
@@ -118,14 +132,15 @@ Index::~Index() = default;
 absl::StatusOr<std::unique_ptr<Index>> Index::Open(const std::string& dir,
                                                    base::FaultInjector* faults) {
   rocksdb::DB* raw = nullptr;
-  const rocksdb::Status opened = rocksdb::DB::Open(DbOptions(), dir, &raw);
+  const rocksdb::Status opened = rocksdb::DB::Open(IndexDbOptions(), dir, &raw);
   std::unique_ptr<rocksdb::DB> db(raw);
   if (!opened.ok()) {
-    return base::Annotate(
-        FromRocks(opened, "open"),
-        fmt::format("cannot open {}; repair it with RocksDB's ldb, restore a backup, or move it "
-                    "away to start without its sessions",
-                    dir));
+    // A file that the index names and that is not there is an I/O error to RocksDB.
+    absl::Status status = FromRocks(opened, "open");
+    if (opened.IsIOError() && opened.subcode() == rocksdb::Status::SubCode::kPathNotFound) {
+      status = absl::DataLossError(std::string(status.message()));
+    }
+    return WithIndexRemedy(base::Annotate(status, fmt::format("cannot open {}", dir)), dir);
   }
   LEXICO_RETURN_IF_ERROR(CheckVersion(*db, dir));
   return std::unique_ptr<Index>(new Index(std::move(db), faults));

@@ -40,10 +40,13 @@ struct IndexChange {
   }
 };
 
+// Adds to a DataLoss what an operator can do about the index in `dir`; leaves other statuses alone.
+absl::Status WithIndexRemedy(const absl::Status& status, const std::string& dir);
+
 class Index : public ManifestTable {
  public:
-  // Creates it where there is none. DataLoss when it is damaged or of another version: the message
-  // names the folder and what can be done.
+  // Creates it where there is none. DataLoss when it is damaged: the message names the folder and
+  // what can be done. FailedPrecondition: of another version.
   static absl::StatusOr<std::unique_ptr<Index>> Open(const std::string& dir,
                                                      base::FaultInjector* faults);
   ~Index() override;

@@ -26,6 +26,7 @@ absl::StatusOr<std::unique_ptr<TieredStore>> TieredStore::Open(const TieredStore
                                                           .bytes_max = options.disk_bytes,
                                                           .segment_bytes = options.segment_bytes,
                                                           .reserve_bytes = options.reserve_bytes,
+                                                          .rebuild_index = options.rebuild_index,
                                                           .faults = options.faults},
                                                          options.clock->Now()));
     store->manifests_ = &store->disk_->manifests();
@@ -33,7 +34,7 @@ absl::StatusOr<std::unique_ptr<TieredStore>> TieredStore::Open(const TieredStore
     store->memory_manifests_ = std::make_unique<MemoryManifestTable>();
     store->manifests_ = store->memory_manifests_.get();
   }
-  LEXICO_RETURN_IF_ERROR(store->LoadManifests());
+  LEXICO_RETURN_IF_ERROR(WithIndexRemedy(store->LoadManifests(), options.data_dir + "/index"));
   store->UpdateMetrics();
   return store;
 }

@@ -35,6 +35,7 @@ struct TieredStoreOptions {
   uint64_t disk_bytes = 16ull << 30;
   uint64_t segment_bytes = 0;                // of DiskTierOptions
   uint64_t reserve_bytes = 64u << 20;        // of DiskTierOptions
+  bool rebuild_index = false;                // of DiskTierOptions
   base::FaultInjector* faults = nullptr;     // may be null; must outlive the store
   base::Clock* clock = base::Clock::Real();  // must outlive the store
 };

@@ -12,68 +12,12 @@
 #include <fstream>
 #include <thread>
 
-#include "tests/cache_store/page_factory.h"
+#include "tests/cache_store/disk_tier_fixture.h"
 
 namespace lexico::store {
 namespace {
 
-namespace fs = std::filesystem;
-
-const absl::Time kStart = absl::FromUnixSeconds(1000);
-absl::Time At(int seconds) { return kStart + absl::Seconds(seconds); }
-
-class DiskTierTest : public testing::Test {
- protected:
-  DiskTierTest() {
-    options_.dir = dir_.path() + "/data";
-    options_.bytes_max = 8u << 20;
-    options_.segment_bytes = 64u << 10;
-    options_.reserve_bytes = 0;
-    options_.faults = &faults_;
-  }
-
-  void Open() {
-    tier_.reset();
-    auto tier = DiskTier::Open(options_, At(0));
-    ASSERT_TRUE(tier.ok()) << tier.status();
-    tier_ = *std::move(tier);
-  }
-  absl::Status Put(uint64_t begin, uint64_t end, int seconds = 0) {
-    std::vector<NamedPage> pages;
-    for (uint64_t n = begin; n < end; ++n) pages.push_back(MakeNamedPage(n));
-    return tier_->Put(pages, At(seconds));
-  }
-  bool Has(uint64_t n) {
-    const auto page = tier_->Get(KeyOf(n), At(0));
-    return page.ok() && std::ranges::equal((*page)->bytes(), MakeNamedPage(n).page->bytes());
-  }
-  // Segment files in the order of their ids.
-  std::vector<fs::path> Segments() const {
-    std::vector<fs::path> paths;
-    for (const auto& entry : fs::directory_iterator(options_.dir + "/segments")) {
-      paths.push_back(entry.path());
-    }
-    std::sort(paths.begin(), paths.end());
-    return paths;
-  }
-  // Flips one bit of the file.
-  static void Damage(const fs::path& path, uint64_t offset) {
-    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
-    file.seekg(static_cast<std::streamoff>(offset));
-    const char byte = static_cast<char>(file.get() ^ 1);
-    file.seekp(static_cast<std::streamoff>(offset));
-    file.put(byte);
-    ASSERT_TRUE(file.good());
-  }
-
-  // A record of a test page: 248 bytes and padding.
-  static constexpr uint64_t kRecordBytes = 256;
-
-  TempDir dir_;
-  base::FaultInjector faults_;
-  DiskTierOptions options_;
-  std::unique_ptr<DiskTier> tier_;
-};
+class DiskTierTest : public DiskTierFixture {};
 
 TEST_F(DiskTierTest, KeepsPagesOverRestarts) {
   Open();
@@ -115,16 +59,6 @@ TEST_F(DiskTierTest, ATornTailIsCutOffAndWholePagesBeforeItStay) {
   ASSERT_TRUE(Put(50, 51).ok());
   Open();
   EXPECT_TRUE(Has(50));
-}
-
-TEST_F(DiskTierTest, PagesThatTheIndexLostAreFoundInTheSegment) {
-  Open();
-  ASSERT_TRUE(Put(0, 5).ok());
-  tier_.reset();
-  fs::remove_all(options_.dir + "/index");  // more than any power failure takes
-  Open();
-  EXPECT_EQ(tier_->usage().n_pages, 5u);
-  for (uint64_t n = 0; n < 5; ++n) EXPECT_TRUE(Has(n));
 }
 
 TEST_F(DiskTierTest, DamageFoundAtStartCostsOnlyTheDamagedPage) {
@@ -301,17 +235,6 @@ TEST_F(DiskTierTest, ASecondProcessOnTheFolderIsRefused) {
   const auto second = DiskTier::Open(options_, At(0));
   EXPECT_TRUE(absl::IsFailedPrecondition(second.status())) << second.status();
   EXPECT_NE(second.status().message().find("another process"), std::string::npos);
-}
-
-TEST_F(DiskTierTest, ADamagedIndexIsDataLossThatNamesTheFolder) {
-  Open();
-  ASSERT_TRUE(Put(0, 5).ok());
-  tier_.reset();
-  std::ofstream(options_.dir + "/index/CURRENT") << "nonsense\n";
-  const auto opened = DiskTier::Open(options_, At(0));
-  EXPECT_FALSE(opened.ok());
-  EXPECT_NE(opened.status().message().find(options_.dir + "/index"), std::string::npos)
-      << opened.status();
 }
 
 TEST_F(DiskTierTest, AFolderThatCannotBeMadeIsUnavailable) {

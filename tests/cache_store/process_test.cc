@@ -213,6 +213,7 @@ TEST_F(StoreProcessTest, WhatKeepsItFromServingIsSaidAndExitsWithOne) {
   EXPECT_EQ(process_->Wait(), 0);
   std::ofstream(dir_.path() + "/data/index/CURRENT") << "nonsense\n";
   ExpectFailure({}, 1, dir_.path() + "/data/index");
+  ExpectFailure({}, 1, "start once with --rebuild_index");
 }
 
 TEST_F(StoreProcessTest, WrongFlagsAreSaidAndExitWithTwo) {
@@ -222,6 +223,8 @@ TEST_F(StoreProcessTest, WrongFlagsAreSaidAndExitWithTwo) {
   ExpectFailure({"--disk_bytes", "1MiB"}, 2, "at least 67108864");
   ExpectFailure({"--address", "127.0.0.1:http"}, 2, "--address \"127.0.0.1:http\": port http");
   ExpectFailure({"--bulk_address", "127.0.0.1:65536"}, 2, "--bulk_address \"127.0.0.1:65536\"");
+  ExpectFailure({"--data_dir", "", "--rebuild_index", "--log_level=off"}, 2,
+                "--rebuild_index needs --data_dir");
   ExpectFailure({"--metrics_address", "127.0.0.1:"}, 2, "its port is empty");
 }
 
