@@ -201,6 +201,7 @@ void Registry::Load(Session session, absl::Time now) {
 absl::Status Registry::Add(Session session) {
   const Placement placement = session.placement;
   session.placement = Placement::kOffloaded;
+  session.is_born_here = true;
   const auto [it, inserted] = sessions_.emplace(session.session_id, std::move(session));
   if (!inserted) return absl::AlreadyExistsError(fmt::format("session {} exists", it->first));
   const bool is_lost = placement == Placement::kResident && !IsLive(it->second.worker);
@@ -280,7 +281,11 @@ Reconciled Registry::Reconcile(const std::string& worker_id, const std::vector<H
   last_held_[worker_id] = held;
   for (const HeldSession& report : held) {
     const auto it = sessions_.find(report.session_id);
-    if (it == sessions_.end() || report.epoch < it->second.epoch) {
+    // An id alone does not say which session: after a journal was lost, a worker may come back with
+    // one of before, of another tenant even, at whatever epoch that had.
+    const bool is_earlier_session =
+        it != sessions_.end() && it->second.is_born_here && report.epoch > it->second.epoch;
+    if (it == sessions_.end() || report.epoch < it->second.epoch || is_earlier_session) {
       result.revoked.push_back(report);
       continue;
     }

@@ -11,6 +11,8 @@
 //   R3  a lost worker owns no resident session
 //   R4  n_sessions of a worker is the number of resident sessions it owns
 //   R5  a worker is kDrained exactly when it drains and owns no resident session
+// A larger epoch than ours owns a session from the journal, which may be a backup's; of one that
+// this process created it is another session's, and is revoked.
 // A worker that was lost and comes back still holding a session at its current epoch is its owner
 // again: nobody else had that epoch.
 //
@@ -101,7 +103,8 @@ class Registry {
   // `now` to register, then it becomes kRecovering.
   void Load(Session session, absl::Time now);
 
-  // AlreadyExists. Resident on a worker that is not live becomes kRecovering.
+  // A session that is new. AlreadyExists. Resident on a worker that is not live becomes
+  // kRecovering.
   absl::Status Add(Session session);
 
   // Gives the session a new owner ("" = nobody: kOffloaded). Aborted unless `epoch` is larger than

@@ -111,6 +111,10 @@ struct Session {
   // Grows with every change of owner, never falls. See Registry.
   uint64_t epoch = 0;
 
+  // Created by this process, which has given out every epoch of it: a worker that reports a larger
+  // one holds an earlier session of that id. Not recorded.
+  bool is_born_here = false;
+
   absl::Time last_use_time;
   SessionFacts facts;
 

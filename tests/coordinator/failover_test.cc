@@ -241,6 +241,26 @@ TEST_F(FailoverTest, TextOfASessionBeforeTheJournalWasLostDoesNotComeBackUnderIt
   EXPECT_EQ(Get("s", "acme")->n_tokens(), 6);
 }
 
+TEST_F(FailoverTest, SessionThatAWorkerBringsFromBeforeTheJournalWasLostIsNotTakenForANewOne) {
+  tests::FakeWorker& silent = AddWorker("w1", {.beats = false});
+  ASSERT_TRUE(silent.Register().ok());
+  for (const char* id : {"a", "b", "s"}) ASSERT_THAT(Create(id), IsOk());
+  ASSERT_THAT(Append("s", {"a document of the default tenant"}), IsOk());
+  StopCoordinator();
+  for (const auto& entry : std::filesystem::directory_iterator(dir_.path())) {
+    std::filesystem::remove_all(entry.path());
+  }
+  StartCoordinator();
+  AddWorker("w2");
+  const auto created = Create("s", "acme");
+  ASSERT_THAT(created, IsOk());
+  ASSERT_GT(silent.EpochOf("s"), created->epoch());
+  ASSERT_TRUE(silent.Register().ok());
+  EXPECT_FALSE(silent.Holds("s")) << "revoked";
+  EXPECT_EQ(Get("s", "acme")->worker(), "w2");
+  EXPECT_EQ(Get("s", "acme")->n_tokens(), 0);
+}
+
 TEST_F(FailoverTest, WorkerThatDiedWithTheCoordinatorIsRecoveredFrom) {
   const std::string holder = Prepare({"s"});
   StopCoordinator();

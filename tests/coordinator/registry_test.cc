@@ -113,10 +113,23 @@ TEST_F(RegistryTest, OffloadedSessionInALateHeartbeatIsRevoked) {
 TEST_F(RegistryTest, LargerEpochThanOursOwnsTheSession) {
   ASSERT_THAT(Register("w1"), IsOk());
   ASSERT_THAT(Register("w2", {}, "h:2"), IsOk());
-  Add("s", "w1", 3);
+  Session session;  // of a journal from a backup
+  session.session_id = "s";
+  session.worker = "w1";
+  session.epoch = 3;
+  session.placement = Placement::kResident;
+  registry_.Load(session, now_);
   EXPECT_THAT(Beat("w2", {{"s", 7}})->changed, ElementsAre("s"));
   EXPECT_EQ(registry_.Find("s")->worker, "w2");
   EXPECT_EQ(registry_.Find("s")->epoch, 7u);
+}
+
+TEST_F(RegistryTest, LargerEpochOfAnEarlierSessionOfANewIdIsRevoked) {
+  ASSERT_THAT(Register("w1"), IsOk());
+  Add("s", "w1", 3);  // while nobody knew of w2
+  EXPECT_THAT(Register("w2", {{"s", 7}}, "h:2")->revoked, ElementsAre(HeldSession{"s", 7}));
+  EXPECT_EQ(registry_.Find("s")->worker, "w1");
+  EXPECT_EQ(registry_.Find("s")->epoch, 3u);
 }
 
 TEST_F(RegistryTest, LeaseEndsAfterTheLeaseAndNotBefore) {
