@@ -30,7 +30,8 @@ absl::Status Serve(const CoordinatorOptions& options) {
   }
   LEXICO_ASSIGN_OR_RETURN(const auto server, CoordinatorServer::Start({.address = options.address,
                                                                        .cluster = options.cluster,
-                                                                       .tls = options.tls},
+                                                                       .tls = options.tls,
+                                                                       .store = options.store},
                                                                       *state, metrics));
   fmt::print("ready grpc={} metrics={}\n", WithPort(options.address, server->port()), metrics_at);
   std::fflush(stdout);

@@ -21,6 +21,9 @@ absl::StatusOr<CoordinatorOptions> ParseCoordinatorOptions(int argc, const char*
       ->capture_default_str();
   app.add_option("--data_dir", options.data_dir,
                  "Folder of the journal; without it a restarted coordinator knows no session");
+  app.add_option("--store", options.store,
+                 "Cache store, host:port; with it sessions are deleted there without a worker, and "
+                 "orphans can be listed");
   app.add_option("--lease_ms", lease_ms, "A worker unheard of for this long is lost")
       ->check(CLI::Range(100, 600000))
       ->capture_default_str();
@@ -48,6 +51,10 @@ absl::StatusOr<CoordinatorOptions> ParseCoordinatorOptions(int argc, const char*
   LEXICO_RETURN_IF_ERROR(base::ParseCommandLine(app, argc, argv));
   LEXICO_RETURN_IF_ERROR(
       base::CheckAddress("--address", options.address, base::AddressUse::kListen));
+  if (!options.store.empty()) {
+    LEXICO_RETURN_IF_ERROR(
+        base::CheckAddress("--store", options.store, base::AddressUse::kConnect));
+  }
   if (!options.metrics_address.empty()) {
     LEXICO_RETURN_IF_ERROR(base::CheckAddress("--metrics_address", options.metrics_address,
                                               base::AddressUse::kListen));

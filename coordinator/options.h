@@ -15,6 +15,9 @@ struct CoordinatorOptions {
   std::string metrics_address = "127.0.0.1:9090";  // empty: no metrics server
   // Folder of the journal. Empty: in memory, and a restarted coordinator knows no session.
   std::string data_dir;
+  // Cache store, host:port. Empty: it is told of deletions through the workers, and what it alone
+  // has cannot be listed.
+  std::string store;
   std::string log_level = "info";
   // Within it running calls end by themselves at SIGTERM. Below Kubernetes' 30 s default of
   // terminationGracePeriodSeconds.

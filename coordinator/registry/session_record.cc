@@ -87,4 +87,35 @@ absl::StatusOr<Session> DecodeSession(std::string_view bytes) {
   return session;
 }
 
+std::string EncodeDeletion(const Deletion& deletion) {
+  base::ByteWriter out;
+  out.Write<uint16_t>(kDeletionRecordVersion);
+  out.Write<uint64_t>(deletion.epoch);
+  out.Write<int64_t>(absl::ToUnixMicros(deletion.create_time));
+  out.Write<int64_t>(absl::ToUnixMicros(deletion.delete_time));
+  out.WriteString(deletion.session_id);
+  return out.Take();
+}
+
+absl::StatusOr<Deletion> DecodeDeletion(std::string_view bytes) {
+  base::ByteReader in(base::AsBytes(bytes));
+  const auto version = in.Read<uint16_t>();
+  if (in.ok() && version > kDeletionRecordVersion) {
+    return absl::FailedPreconditionError(
+        fmt::format("deletion record of version {}, this program reads up to {}; use the newer one",
+                    version, kDeletionRecordVersion));
+  }
+  Deletion deletion;
+  deletion.epoch = in.Read<uint64_t>();
+  deletion.create_time = absl::FromUnixMicros(in.Read<int64_t>());
+  deletion.delete_time = absl::FromUnixMicros(in.Read<int64_t>());
+  deletion.session_id = in.ReadString();
+  if (!in.ok() || in.remaining() != 0 || version == 0 || deletion.session_id.empty()) {
+    return absl::DataLossError(fmt::format(
+        "a deletion record of {} bytes (version {}) does not parse; it was read up to byte {}",
+        bytes.size(), version, in.offset()));
+  }
+  return deletion;
+}
+
 }  // namespace lexico::coord

@@ -21,4 +21,10 @@ std::string EncodeSession(const Session& session);
 // FailedPrecondition for a newer version.
 absl::StatusOr<Session> DecodeSession(std::string_view bytes);
 
+inline constexpr uint16_t kDeletionRecordVersion = 1;  // On disk. Never reuse a value.
+
+// A deletion that the store has not confirmed. Errors as DecodeSession.
+std::string EncodeDeletion(const Deletion& deletion);
+absl::StatusOr<Deletion> DecodeDeletion(std::string_view bytes);
+
 }  // namespace lexico::coord

@@ -122,4 +122,14 @@ struct Session {
   uint64_t revision = 0;
 };
 
+// A session that was deleted and that the store may still have. Its id is free for another one.
+struct Deletion {
+  std::string session_id;
+  uint64_t epoch = 0;  // the session's last
+  absl::Time create_time;
+  absl::Time delete_time;
+
+  uint64_t revision = 0;  // as in Session
+};
+
 }  // namespace lexico::coord

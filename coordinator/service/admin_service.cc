@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include "coordinator/service/call_recorder.h"
+#include "coordinator/service/errors.h"
 #include "proto/base/status.h"
 #include "proto/rpc/status_map.h"
+#include "proto/rpc/timestamp.h"
 
 namespace lexico::coord {
 
@@ -70,6 +72,45 @@ absl::StatusOr<std::string> AdminService::MoveAway(const Caller& caller,
                                                  worker_id, std::string(migrated.message())));
   }
   return "store";
+}
+
+grpc::Status AdminService::ListOrphans(grpc::ServerContext* context,
+                                       const v1::ListOrphansRequest* request,
+                                       v1::ListOrphansResponse* response) {
+  CallRecorder recorder(cluster_, "ListOrphans");
+  if (store_ == nullptr) return recorder.Finish(NoStoreGiven());
+  // The store first: a session is written down here before it can be there.
+  const auto stored = store_->List(request->start_after());
+  if (!stored.ok()) return recorder.Finish(stored.status());
+  for (v1::Orphan& orphan : cluster_.OrphansAmong(stored->entries())) {
+    *response->add_orphans() = std::move(orphan);
+  }
+  if (stored->more()) {
+    response->set_next_start_after(stored->entries(stored->entries_size() - 1).session_id());
+  }
+  return recorder.Finish(absl::OkStatus());
+}
+
+grpc::Status AdminService::DeleteOrphan(grpc::ServerContext* context,
+                                        const v1::DeleteOrphanRequest* request,
+                                        v1::DeleteOrphanResponse* response) {
+  CallRecorder recorder(cluster_, "DeleteOrphan");
+  if (store_ == nullptr) return recorder.Finish(NoStoreGiven());
+  google::protobuf::RepeatedPtrField<v1::ManifestEntry> entries;
+  v1::ManifestEntry* entry = entries.Add();
+  entry->set_session_id(request->session_id());
+  absl::Time create_time = absl::InfinitePast();
+  if (request->has_create_time()) {
+    *entry->mutable_create_time() = request->create_time();
+    create_time = rpc::TimeFromProto(request->create_time());
+  }
+  if (cluster_.OrphansAmong(entries).empty()) {
+    return recorder.Finish(rpc::WithDetail(
+        absl::FailedPreconditionError(fmt::format(
+            "session {} is known here; DeleteSession deletes it", request->session_id())),
+        "session_known"));
+  }
+  return recorder.Finish(store_->Delete(request->session_id(), request->epoch(), create_time));
 }
 
 }  // namespace lexico::coord

@@ -3,19 +3,25 @@
 
 #include "coordinator/service/cluster.h"
 #include "coordinator/service/mover.h"
+#include "coordinator/service/store_link.h"
 #include "lexico/v1/admin.grpc.pb.h"
 
 namespace lexico::coord {
 
 class AdminService final : public v1::Admin::Service {
  public:
-  // Both must outlive this.
-  AdminService(Cluster& cluster, Mover& mover) : cluster_(cluster), mover_(mover) {}
+  // All must outlive this; `store` may be null.
+  AdminService(Cluster& cluster, Mover& mover, const StoreLink* store)
+      : cluster_(cluster), mover_(mover), store_(store) {}
 
   grpc::Status ListWorkers(grpc::ServerContext* context, const v1::ListWorkersRequest* request,
                            v1::ListWorkersResponse* response) override;
   grpc::Status DrainWorker(grpc::ServerContext* context, const v1::DrainWorkerRequest* request,
                            grpc::ServerWriter<v1::DrainWorkerEvent>* writer) override;
+  grpc::Status ListOrphans(grpc::ServerContext* context, const v1::ListOrphansRequest* request,
+                           v1::ListOrphansResponse* response) override;
+  grpc::Status DeleteOrphan(grpc::ServerContext* context, const v1::DeleteOrphanRequest* request,
+                            v1::DeleteOrphanResponse* response) override;
 
  private:
   absl::Status Drain(grpc::ServerContext* context, const std::string& worker_id,
@@ -27,6 +33,7 @@ class AdminService final : public v1::Admin::Service {
 
   Cluster& cluster_;
   Mover& mover_;
+  const StoreLink* const store_;
 };
 
 }  // namespace lexico::coord

@@ -30,15 +30,17 @@ Cluster::Cluster(const ClusterOptions& options, ClusterState& state, base::Metri
 absl::Status Cluster::Recover() {
   LEXICO_ASSIGN_OR_RETURN(const auto sessions, state_.List(kSessionPrefix));
   LEXICO_ASSIGN_OR_RETURN(const auto draining, state_.List(kDrainingPrefix));
-  absl::MutexLock lock(&mutex_);
   for (const StateEntry& entry : sessions) {
     auto session = DecodeSession(entry.value);
     if (!session.ok()) {
       return base::Annotate(session.status(), fmt::format("record {}", entry.key));
     }
     session->revision = entry.revision;
+    absl::MutexLock lock(&mutex_);
     registry_.Load(*std::move(session), clock_.Now());
   }
+  LEXICO_RETURN_IF_ERROR(RecoverDeletions());
+  absl::MutexLock lock(&mutex_);
   for (const StateEntry& entry : draining) {
     registry_.RestoreDraining(entry.key.substr(kDrainingPrefix.size()));
   }
@@ -50,6 +52,11 @@ void Cluster::BeginShutdown() {
   absl::MutexLock lock(&mutex_);
   is_stopping_ = true;
   changed_.SignalAll();
+}
+
+bool Cluster::IsStopping() {
+  absl::MutexLock lock(&mutex_);
+  return is_stopping_;
 }
 
 void Cluster::Tick() {
@@ -97,6 +104,7 @@ void Cluster::SetGauges(absl::Time now) {
         .Set(by_worker_state[state]);
   }
   metrics_.Gauge("lexico_worker_heartbeat_age_seconds").Set(absl::ToDoubleSeconds(oldest));
+  metrics_.Gauge("lexico_deletions_pending").Set(static_cast<double>(deletions_.size()));
   metrics_.Gauge("lexico_journal_bytes").Set(static_cast<double>(state_.SizeBytes()));
 }
 

@@ -13,6 +13,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -27,6 +28,7 @@
 #include "coordinator/service/caller.h"
 #include "coordinator/state/cluster_state.h"
 #include "lexico/v1/admin.pb.h"
+#include "lexico/v1/cache_store.pb.h"
 #include "lexico/v1/worker.grpc.pb.h"
 #include "proto/base/clock.h"
 #include "proto/base/metrics.h"
@@ -45,6 +47,8 @@ struct ClusterOptions {
   // One step of a move on a worker (Offload, Restore). A long session over a slow disk takes
   // minutes; beyond this the worker is taken as stuck.
   absl::Duration move_timeout = absl::Minutes(5);
+  // What the store has not confirmed is tried again this often.
+  absl::Duration store_retry = absl::Seconds(5);
 };
 
 class Cluster;
@@ -81,6 +85,7 @@ class Cluster {
   absl::Status Recover();
   // Everything that waits is answered UNAVAILABLE "shutting_down", and new calls too.
   void BeginShutdown();
+  bool IsStopping();
   // Expires leases and sets gauges; called by the ticker several times a lease.
   void Tick();
 
@@ -160,7 +165,28 @@ class Cluster {
   bool TakeUnsettled(const Hold& hold);
   // A call succeeded.
   void MarkUsed(const Hold& hold, int64_t n_tokens);
+  // Of a session that was not created after all.
   absl::Status Remove(const Hold& hold);
+
+  // -- Deletions that the store has not confirmed (deleter.h) -----------------------------------
+
+  // The session is gone on return, for its client and after a restart; that the store must be told
+  // is written down before.
+  absl::Status BeginDeletion(const Hold& hold);
+  // The next one after `start_after`, from the first again behind the last, that nobody works on;
+  // held.
+  struct PendingDeletion {
+    Hold hold;
+    Deletion deletion;
+  };
+  std::optional<PendingDeletion> NextDeletion(const std::string& start_after);
+  absl::Status EndDeletion(const Hold& hold);
+  size_t n_deletions();
+
+  // Of the sessions that a store names, those that this coordinator has neither now nor in a
+  // deletion. Sessions of one id are told apart by their births.
+  std::vector<v1::Orphan> OrphansAmong(
+      const google::protobuf::RepeatedPtrField<v1::ManifestEntry>& stored);
 
   absl::Time Now() { return clock_.Now(); }
 
@@ -181,6 +207,7 @@ class Cluster {
                       const std::string& worker_id = "");
   // Writes the session's record as it is in the registry.
   absl::Status Persist(const std::string& session_id, Durability durability);
+  absl::Status RecoverDeletions();
   void SetGauges(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const ClusterOptions options_;
@@ -193,7 +220,8 @@ class Cluster {
   Registry registry_ ABSL_GUARDED_BY(mutex_);
   Admission admission_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, Link> links_ ABSL_GUARDED_BY(mutex_);
-  std::set<std::string> unsettled_ ABSL_GUARDED_BY(mutex_);  // session ids
+  std::set<std::string> unsettled_ ABSL_GUARDED_BY(mutex_);            // session ids
+  std::map<std::string, Deletion> deletions_ ABSL_GUARDED_BY(mutex_);  // by session id
   bool is_stopping_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

@@ -23,13 +23,6 @@ std::string KeyOf(const std::string& session_id) {
   return std::string(kSessionPrefix) + session_id;
 }
 
-// A disk that is full or fails is the coordinator's state, not the session's: the word says so.
-absl::Status StateFailed(const absl::Status& status) {
-  return rpc::WithDetail(base::Annotate(status, "the coordinator's state was not written"),
-                         absl::IsResourceExhausted(status) ? "state_full" : "state_failed",
-                         absl::Seconds(5));
-}
-
 }  // namespace
 
 Hold::~Hold() {
@@ -188,6 +181,9 @@ absl::StatusOr<Session> Cluster::Create(const Hold& hold, Session session) {
       state_.Put(KeyOf(session.session_id), EncodeSession(session), 0, Durability::kDurable);
   if (!revision.ok()) return StateFailed(revision.status());
   session.revision = *revision;
+  // What is left in the store under this id goes with the new session: its first manifest replaces
+  // the old one, and its deletion takes that along.
+  LEXICO_RETURN_IF_ERROR(EndDeletion(hold));
   absl::MutexLock lock(&mutex_);
   LEXICO_RETURN_IF_ERROR(registry_.Add(session));
   return session;
@@ -220,12 +216,6 @@ void Cluster::Confirm(const Hold& hold, uint64_t epoch, Placement placement,
   if (!status.ok()) spdlog::warn("facts not written: {}", std::string(status.message()));
 }
 
-void Cluster::UpdateFacts(const std::string& session_id, uint64_t epoch,
-                          const SessionFacts& facts) {
-  absl::MutexLock lock(&mutex_);
-  registry_.UpdateFacts(session_id, epoch, facts);
-}
-
 void Cluster::MarkUnsettled(const Hold& hold) {
   absl::MutexLock lock(&mutex_);
   unsettled_.insert(hold.session_id());
@@ -234,6 +224,12 @@ void Cluster::MarkUnsettled(const Hold& hold) {
 bool Cluster::TakeUnsettled(const Hold& hold) {
   absl::MutexLock lock(&mutex_);
   return unsettled_.erase(hold.session_id()) > 0;
+}
+
+void Cluster::UpdateFacts(const std::string& session_id, uint64_t epoch,
+                          const SessionFacts& facts) {
+  absl::MutexLock lock(&mutex_);
+  registry_.UpdateFacts(session_id, epoch, facts);
 }
 
 void Cluster::MarkUsed(const Hold& hold, int64_t n_tokens) {

@@ -73,6 +73,12 @@ void HeldToProto(const std::vector<HeldSession>& sessions,
   }
 }
 
+bool IsOfSession(const v1::ManifestEntry& entry, const Session& session) {
+  return entry.session_id() == session.session_id && entry.has_create_time() &&
+         rpc::TimeFromProto(entry.create_time()) ==
+             absl::FromUnixMicros(absl::ToUnixMicros(session.create_time));
+}
+
 SessionFacts FactsFromProto(const v1::Session& session) {
   const v1::MemoryUse& memory = session.memory();
   return {.tier = session.tier(),

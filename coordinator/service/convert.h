@@ -7,6 +7,7 @@
 #include "coordinator/registry/types.h"
 #include "google/protobuf/repeated_ptr_field.h"
 #include "lexico/v1/admin.pb.h"
+#include "lexico/v1/cache_store.pb.h"
 #include "lexico/v1/common.pb.h"
 #include "lexico/v1/worker.pb.h"
 
@@ -22,6 +23,9 @@ void HeldToProto(const std::vector<HeldSession>& sessions,
                  google::protobuf::RepeatedPtrField<v1::SessionAtEpoch>* out);
 
 // What a worker says about a session; placement, owner and times are the coordinator's.
+// Whether the store's entry is of this session, not of another one of its id: births are compared,
+// in microseconds, as they travel.
+bool IsOfSession(const v1::ManifestEntry& entry, const Session& session);
 SessionFacts FactsFromProto(const v1::Session& session);
 v1::Session SessionToProto(const Session& session, Activity activity);
 v1::SessionState StateOf(const Session& session, Activity activity);

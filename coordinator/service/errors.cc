@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "proto/base/check.h"
+#include "proto/base/status.h"
 #include "proto/rpc/status_map.h"
 
 namespace lexico::coord {
@@ -75,6 +76,19 @@ absl::Status WorkerLost(std::string_view session_id, std::string_view worker_id,
 absl::Status ShuttingDown() {
   return rpc::WithDetail(absl::UnavailableError("the coordinator is shutting down"),
                          "shutting_down", absl::Seconds(1));
+}
+
+absl::Status NoStoreGiven() {
+  return rpc::WithDetail(
+      absl::FailedPreconditionError("this coordinator was not told where the cache store is; start "
+                                    "it with --store host:port"),
+      "store_not_given");
+}
+
+absl::Status StateFailed(const absl::Status& status) {
+  return rpc::WithDetail(base::Annotate(status, "the coordinator's state was not written"),
+                         absl::IsResourceExhausted(status) ? "state_full" : "state_failed",
+                         absl::Seconds(5));
 }
 
 bool IsTransportFailure(const absl::Status& status) {

@@ -23,6 +23,9 @@ absl::Status NoRouteStatus(const NoRoute& no_route, std::string_view session_id,
 absl::Status WorkerLost(std::string_view session_id, std::string_view worker_id,
                         std::string_view what_now);
 absl::Status ShuttingDown();
+absl::Status NoStoreGiven();
+// A disk that is full or fails is the coordinator's state, not the session's: the word says so.
+absl::Status StateFailed(const absl::Status& status);
 
 // How a worker's answer is to be taken.
 //

@@ -316,7 +316,7 @@ grpc::Status InferenceService::DeleteSession(grpc::ServerContext* context,
   const auto act = [&]() -> absl::Status {
     LEXICO_ASSIGN_OR_RETURN(const Caller caller, Caller::FromContext(context));
     LEXICO_ASSIGN_OR_RETURN(const Hold hold, cluster_.BeginMove(caller, request->session_id(), {}));
-    return mover_.Delete(hold);
+    return deleter_.Delete(hold);
   };
   return recorder.Finish(act());
 }

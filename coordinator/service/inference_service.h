@@ -1,5 +1,5 @@
-// lexico.v1.Inference: what clients call. Each method checks, acts through Cluster and Mover, and
-// converts; the two streams are in generate.h and append.h.
+// lexico.v1.Inference: what clients call. Each method checks, acts through Cluster, Mover and
+// Deleter, and converts; the two streams are in generate.h and append.h.
 //
 // The synchronous API: a call holds a thread while it runs. Admission bounds the calls and the
 // server the threads (service/server.h), so that a flood is answered RESOURCE_EXHAUSTED and health
@@ -7,6 +7,7 @@
 #pragma once
 
 #include "coordinator/service/cluster.h"
+#include "coordinator/service/deleter.h"
 #include "coordinator/service/mover.h"
 #include "lexico/v1/inference.grpc.pb.h"
 
@@ -14,8 +15,9 @@ namespace lexico::coord {
 
 class InferenceService final : public v1::Inference::Service {
  public:
-  // Both must outlive this.
-  InferenceService(Cluster& cluster, Mover& mover) : cluster_(cluster), mover_(mover) {}
+  // All must outlive this.
+  InferenceService(Cluster& cluster, Mover& mover, Deleter& deleter)
+      : cluster_(cluster), mover_(mover), deleter_(deleter) {}
 
   grpc::Status CreateSession(grpc::ServerContext* context, const v1::CreateSessionRequest* request,
                              v1::Session* response) override;
@@ -61,6 +63,7 @@ class InferenceService final : public v1::Inference::Service {
 
   Cluster& cluster_;
   Mover& mover_;
+  Deleter& deleter_;
 };
 
 }  // namespace lexico::coord

@@ -302,30 +302,6 @@ absl::Status Mover::Fork(const Caller& caller, const Hold& parent, const Hold& c
   return WorkerLost(parent.session_id(), located.worker_id, "nothing was forked; retry");
 }
 
-absl::Status Mover::Delete(const Hold& hold) {
-  Session session = cluster_.Held(hold);
-  v1::ReleaseRequest request;
-  request.set_delete_stored(true);
-  v1::ReleaseResponse response;
-  for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
-    std::string worker_id = session.worker;
-    if (session.placement != Placement::kResident) {
-      LEXICO_ASSIGN_OR_RETURN(worker_id, cluster_.AnyWorker(""));
-    }
-    *request.mutable_session() = AtEpoch(session.session_id, session.epoch);
-    const absl::Status status = CallWorker(cluster_, worker_id, &StubInterface::Release, request,
-                                           &response, cluster_.options().move_timeout);
-    if (status.ok() || absl::IsNotFound(status)) return cluster_.Remove(hold);
-    if (!IsTransportFailure(status) && !absl::IsAborted(status)) return status;
-    LEXICO_RETURN_IF_ERROR(Fence(hold, worker_id, IsTransportFailure(status)));
-    session = cluster_.Held(hold);
-  }
-  return rpc::WithDetail(absl::UnavailableError(fmt::format(
-                             "session {} not deleted: none of {} workers could be reached",
-                             session.session_id, kAttemptsMax)),
-                         "no_worker", cluster_.options().lease);
-}
-
 absl::Status Mover::Fence(const Hold& hold, const std::string& worker_id, bool was_transport) {
   if (was_transport) cluster_.MarkUnreachable(worker_id);
   spdlog::warn("session {} is taken from worker {}, which {}", hold.session_id(), worker_id,

@@ -60,9 +60,6 @@ class Mover {
   // The parent is resident afterwards, the fork on the same worker.
   absl::Status Fork(const Caller& caller, const Hold& parent, const Hold& child);
 
-  // Also from the store, through any live worker when it is on none.
-  absl::Status Delete(const Hold& hold);
-
   // The connection to its worker failed, or the worker does not have it: kRecovering at the next
   // epoch. `was_transport` keeps new sessions from that worker until it is heard of again.
   absl::Status Fence(const Hold& hold, const std::string& worker_id, bool was_transport);

@@ -6,17 +6,25 @@
 
 namespace lexico::coord {
 
-CoordinatorServer::CoordinatorServer(const CoordinatorServerOptions& options, ClusterState& state,
+CoordinatorServer::CoordinatorServer(const CoordinatorServerOptions& options,
+                                     std::unique_ptr<StoreLink> store, ClusterState& state,
                                      base::Metrics& metrics)
     : cluster_(options.cluster, state, metrics, *base::Clock::Real()),
+      store_(std::move(store)),
       mover_(cluster_),
-      inference_(cluster_, mover_),
-      admin_(cluster_, mover_),
+      deleter_(cluster_, store_.get()),
+      inference_(cluster_, mover_, deleter_),
+      admin_(cluster_, mover_, store_.get()),
       registry_(cluster_) {}
 
 absl::StatusOr<std::unique_ptr<CoordinatorServer>> CoordinatorServer::Start(
     const CoordinatorServerOptions& options, ClusterState& state, base::Metrics& metrics) {
-  auto server = std::unique_ptr<CoordinatorServer>(new CoordinatorServer(options, state, metrics));
+  std::unique_ptr<StoreLink> store;
+  if (!options.store.empty()) {
+    LEXICO_ASSIGN_OR_RETURN(store, StoreLink::Create(options.store, options.tls));
+  }
+  auto server = std::unique_ptr<CoordinatorServer>(
+      new CoordinatorServer(options, std::move(store), state, metrics));
   LEXICO_RETURN_IF_ERROR(server->cluster_.Recover());
   server->cluster_.Tick();
   LEXICO_ASSIGN_OR_RETURN(
@@ -24,7 +32,16 @@ absl::StatusOr<std::unique_ptr<CoordinatorServer>> CoordinatorServer::Start(
       rpc::Server::Start(options.address,
                          {&server->inference_, &server->admin_, &server->registry_}, options.tls,
                          options.cluster.admission.calls_max + kSpareThreads));
-  server->ticker_ = std::thread([raw = server.get()] { raw->TickUntilStopped(); });
+  // A tenth of a lease: a loss is noticed at most that much later than it could be.
+  const absl::Duration lease = options.cluster.lease;
+  const absl::Duration tick = std::clamp(lease / 10, absl::Milliseconds(10), absl::Seconds(1));
+  const auto every = [raw = server.get()](absl::Duration period, std::function<void()> run) {
+    raw->chores_.push_back(std::make_unique<Periodic>(period, std::move(run)));
+  };
+  every(tick, [raw = server.get()] { raw->cluster_.Tick(); });
+  every(options.cluster.store_retry, [raw = server.get()] {
+    raw->deleter_.RetryPending();
+  });
   server->server_->SetServing(true);
   return server;
 }
@@ -33,19 +50,12 @@ CoordinatorServer::~CoordinatorServer() {
   if (server_ != nullptr) Shutdown(absl::ZeroDuration());
 }
 
-void CoordinatorServer::TickUntilStopped() {
-  // A tenth of a lease: a loss is noticed at most that much later than it could be.
-  const absl::Duration period =
-      std::clamp(cluster_.options().lease / 10, absl::Milliseconds(10), absl::Seconds(1));
-  while (!stop_.WaitForNotificationWithTimeout(period)) cluster_.Tick();
-}
-
 void CoordinatorServer::Shutdown(absl::Duration grace) {
   server_->SetServing(false);
   cluster_.BeginShutdown();
-  if (!stop_.HasBeenNotified()) stop_.Notify();
+  for (const auto& chore : chores_) chore->Stop();
   server_->Shutdown(grace);
-  if (ticker_.joinable()) ticker_.join();
+  chores_.clear();
 }
 
 }  // namespace lexico::coord

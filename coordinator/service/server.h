@@ -2,20 +2,23 @@
 //
 // Threads: each call holds one (synchronous gRPC), bounded by admission's calls_max and, for all
 // kinds of calls together, by calls_max + kSpareThreads. Health checks are served by gRPC's
-// callbacks outside that bound, so they are answered however many calls wait.
+// callbacks outside that bound, so they are answered however many calls wait. Two more do the
+// chores: leases and gauges, and what waits for the store.
 #pragma once
 
 #include <memory>
 #include <string>
-#include <thread>
+#include <vector>
 
 #include "absl/status/statusor.h"
-#include "absl/synchronization/notification.h"
 #include "coordinator/service/admin_service.h"
 #include "coordinator/service/cluster.h"
+#include "coordinator/service/deleter.h"
 #include "coordinator/service/inference_service.h"
 #include "coordinator/service/mover.h"
+#include "coordinator/service/periodic.h"
 #include "coordinator/service/registry_service.h"
+#include "coordinator/service/store_link.h"
 #include "coordinator/state/cluster_state.h"
 #include "proto/base/metrics.h"
 #include "proto/rpc/server.h"
@@ -25,7 +28,8 @@ namespace lexico::coord {
 struct CoordinatorServerOptions {
   std::string address;  // host:port; port 0 picks one
   ClusterOptions cluster;
-  rpc::TlsOptions tls;  // towards clients and workers
+  rpc::TlsOptions tls;  // towards clients, workers and the store
+  std::string store;    // host:port of the cache store; empty: it is reached through workers only
 };
 
 class CoordinatorServer {
@@ -46,18 +50,18 @@ class CoordinatorServer {
   void Shutdown(absl::Duration grace);
 
  private:
-  CoordinatorServer(const CoordinatorServerOptions& options, ClusterState& state,
-                    base::Metrics& metrics);
-  void TickUntilStopped();
+  CoordinatorServer(const CoordinatorServerOptions& options, std::unique_ptr<StoreLink> store,
+                    ClusterState& state, base::Metrics& metrics);
 
   Cluster cluster_;
+  const std::unique_ptr<StoreLink> store_;  // null: none
   Mover mover_;
+  Deleter deleter_;
   InferenceService inference_;
   AdminService admin_;
   RegistryService registry_;
-  absl::Notification stop_;
   std::unique_ptr<rpc::Server> server_;
-  std::thread ticker_;
+  std::vector<std::unique_ptr<Periodic>> chores_;
 };
 
 }  // namespace lexico::coord

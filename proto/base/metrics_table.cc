@@ -195,6 +195,12 @@ const std::vector<MetricInfo>& MetricsTable() {
        {},
        {},
        "coordinator"},
+      {"lexico_deletions_pending",
+       kGauge,
+       "Deleted sessions that the store has not confirmed; grows while the store is down.",
+       {},
+       {},
+       "coordinator"},
       {"lexico_journal_bytes", kGauge, "Size of the coordinator's journal.", {}, {}, "coordinator"},
       // The store.
       {"lexico_store_put_bytes_total", kCounter, "Page bytes accepted.", {}, {"tier"}, "store"},

@@ -27,8 +27,8 @@ void ClusterFixture::StartCoordinator() {
   ASSERT_THAT(state, IsOk());
   state_ = *std::move(state);
   metrics_ = std::make_unique<base::Metrics>("coordinator");
-  auto server =
-      CoordinatorServer::Start({.address = address_, .cluster = options_}, *state_, *metrics_);
+  auto server = CoordinatorServer::Start(
+      {.address = address_, .cluster = options_, .store = store_address_}, *state_, *metrics_);
   ASSERT_THAT(server, IsOk());
   server_ = *std::move(server);
   address_ = fmt::format("127.0.0.1:{}", server_->port());
@@ -176,6 +176,15 @@ absl::Status ClusterFixture::Delete(const std::string& id, const std::string& te
   request.set_session_id(id);
   v1::DeleteSessionResponse response;
   return rpc::FromGrpc(inference_->DeleteSession(Context(tenant).get(), request, &response));
+}
+
+std::map<std::string, v1::Session> ClusterFixture::List() {
+  v1::ListSessionsResponse response;
+  const grpc::Status status = inference_->ListSessions(Context().get(), {}, &response);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  std::map<std::string, v1::Session> sessions;
+  for (const v1::Session& session : response.sessions()) sessions[session.session_id()] = session;
+  return sessions;
 }
 
 v1::WorkerState ClusterFixture::StateOfWorker(const std::string& id) {

@@ -69,11 +69,15 @@ class ClusterFixture : public testing::Test {
   absl::StatusOr<v1::Session> Migrate(const std::string& id, const std::string& worker = "");
   absl::StatusOr<v1::Session> Fork(const std::string& id, const std::string& child);
   absl::Status Delete(const std::string& id, const std::string& tenant = "");
+  // By id, as ListSessions tells it.
+  std::map<std::string, v1::Session> List();
   v1::WorkerState StateOfWorker(const std::string& id);
   double MetricSum(const std::string& name);
 
   tests::TempDir dir_;
-  ClusterOptions options_{.lease = absl::Milliseconds(400)};
+  ClusterOptions options_{.lease = absl::Milliseconds(400),
+                          .store_retry = absl::Milliseconds(50)};
+  std::string store_address_;  // of a real store; the fakes' is store_
   std::string address_ = "127.0.0.1:0";
   tests::FakeStore store_;
   std::unique_ptr<LocalState> state_;

@@ -133,6 +133,7 @@ TEST(OptionsTest, WrongFlagsAreRefusedByName) {
            {"--log_level=loud", "log_level"},
            {"--address=127.0.0.1:65536", "--address \"127.0.0.1:65536\": port 65536 is too large"},
            {"--address=", "--address \"\": it is empty"},
+           {"--store=h:0", "--store \"h:0\": port 0 cannot be connected to"},
            {"--metrics_address=here", "--metrics_address \"here\": it has no port"}}) {
     const char* argv[] = {"lexico-coordinator", flag};
     EXPECT_THAT(ParseCoordinatorOptions(2, argv),

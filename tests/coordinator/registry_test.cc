@@ -329,5 +329,23 @@ TEST(SessionRecordTest, UnknownPlacementIsDataLoss) {
   EXPECT_THAT(DecodeSession(bytes), StatusIs(absl::StatusCode::kDataLoss, ""));
 }
 
+TEST(DeletionRecordTest, ComesBackAndEveryTruncationIsDataLoss) {
+  const std::string bytes = EncodeDeletion({.session_id = "book-1",
+                                            .epoch = 9,
+                                            .create_time = absl::FromUnixMicros(1234567),
+                                            .delete_time = absl::FromUnixMicros(2345678)});
+  const auto deletion = DecodeDeletion(bytes);
+  ASSERT_THAT(deletion, IsOk());
+  EXPECT_EQ(deletion->session_id, "book-1");
+  EXPECT_EQ(deletion->epoch, 9u);
+  EXPECT_EQ(deletion->create_time, absl::FromUnixMicros(1234567));
+  EXPECT_EQ(deletion->delete_time, absl::FromUnixMicros(2345678));
+  for (size_t n = 0; n < bytes.size(); ++n) {
+    EXPECT_THAT(DecodeDeletion(bytes.substr(0, n)), StatusIs(absl::StatusCode::kDataLoss, "")) << n;
+  }
+  EXPECT_THAT(DecodeDeletion("\x02" + bytes.substr(1)),
+              StatusIs(absl::StatusCode::kFailedPrecondition, "version 2"));
+}
+
 }  // namespace
 }  // namespace lexico::coord

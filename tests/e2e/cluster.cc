@@ -73,6 +73,8 @@ void Cluster::StartAll(const ClusterOptions& options) {
   servers_["coordinator"].flags.push_back("--data_dir=" + dir_.File("coordinator"));
   servers_["coordinator"].flags.push_back("--lease_ms=1500");
   Start("store");
+  if (testing::Test::HasFatalFailure()) return;
+  servers_["coordinator"].flags.push_back("--store=" + address("store"));
   Start("coordinator");
   if (testing::Test::HasFatalFailure()) return;
   for (int i = 1; i <= options.n_workers; ++i) {

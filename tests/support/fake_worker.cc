@@ -45,6 +45,10 @@ absl::Status Stale(const std::string& session_id, uint64_t held, uint64_t asked)
                          "epoch_stale");
 }
 
+absl::Status StoreDown() {
+  return rpc::WithDetail(absl::UnavailableError("the fake store is down"), "store_unavailable");
+}
+
 v1::Session ToProto(const std::string& session_id, const FakeSession& session) {
   v1::Session out;
   out.set_session_id(session_id);
@@ -72,7 +76,12 @@ int32_t FakeNextId(const std::vector<int32_t>& context) {
 std::string FakeText(int32_t id) { return fmt::format("<{}>", id); }
 
 absl::Status FakeStore::Put(const std::string& session_id, const FakeSession& session) {
+  if (is_down_) return StoreDown();
   absl::MutexLock lock(&mutex_);
+  const auto deleted = deleted_births_.find(session_id);
+  if (deleted != deleted_births_.end() && session.create_time <= deleted->second) {
+    return rpc::WithDetail(absl::NotFoundError("deleted: " + session_id), "session_deleted");
+  }
   const auto birth = [](const FakeSession& s) { return absl::ToUnixMicros(s.create_time); };
   FakeSession& stored = sessions_.try_emplace(session_id, session).first->second;
   const bool is_same = birth(stored) == birth(session);
@@ -83,6 +92,7 @@ absl::Status FakeStore::Put(const std::string& session_id, const FakeSession& se
 }
 
 absl::StatusOr<FakeSession> FakeStore::Get(const std::string& session_id) {
+  if (is_down_) return StoreDown();
   absl::MutexLock lock(&mutex_);
   const auto it = sessions_.find(session_id);
   if (it == sessions_.end()) return absl::NotFoundError("no manifest of " + session_id);
@@ -90,10 +100,12 @@ absl::StatusOr<FakeSession> FakeStore::Get(const std::string& session_id) {
 }
 
 absl::Status FakeStore::Delete(const std::string& session_id, uint64_t epoch) {
+  if (is_down_) return StoreDown();
   absl::MutexLock lock(&mutex_);
   const auto it = sessions_.find(session_id);
   if (it == sessions_.end()) return absl::OkStatus();
   if (it->second.epoch > epoch) return Stale(session_id, it->second.epoch, epoch);
+  deleted_births_[session_id] = it->second.create_time;
   sessions_.erase(it);
   return absl::OkStatus();
 }
@@ -225,6 +237,15 @@ absl::Status FakeWorker::InjectedFailure(const std::string& method) {
 bool FakeWorker::Holds(const std::string& session_id) {
   absl::MutexLock lock(&mutex_);
   return sessions_.contains(session_id);
+}
+
+absl::Status FakeWorker::Sync(const std::string& session_id) {
+  FakeSession session;
+  {
+    absl::MutexLock lock(&mutex_);
+    session = sessions_.at(session_id);
+  }
+  return store_.Put(session_id, session);
 }
 
 uint64_t FakeWorker::EpochOf(const std::string& session_id) {
@@ -402,6 +423,7 @@ grpc::Status FakeWorker::Fork(grpc::ServerContext* context, const v1::WorkerFork
 
 grpc::Status FakeWorker::Describe(grpc::ServerContext* context, const v1::SessionAtEpoch* request,
                                   v1::Session* response) {
+  ++n_describes_;
   const auto session = Find(*request);
   if (!session.ok()) return rpc::ToGrpc(session.status());
   *response = ToProto(request->session_id(), *session);
@@ -454,12 +476,14 @@ grpc::Status FakeWorker::Restore(grpc::ServerContext* context, const v1::Restore
 grpc::Status FakeWorker::Release(grpc::ServerContext* context, const v1::ReleaseRequest* request,
                                  v1::ReleaseResponse* response) {
   const std::string& session_id = request->session().session_id();
-  {
-    absl::MutexLock lock(&mutex_);
-    sessions_.erase(session_id);
+  if (request->delete_stored()) {
+    // First: when the store cannot delete it now, the session stays whole.
+    const absl::Status deleted = store_.Delete(session_id, request->session().epoch());
+    if (!deleted.ok()) return rpc::ToGrpc(deleted);
   }
-  if (!request->delete_stored()) return grpc::Status::OK;
-  return rpc::ToGrpc(store_.Delete(session_id, request->session().epoch()));
+  absl::MutexLock lock(&mutex_);
+  sessions_.erase(session_id);
+  return grpc::Status::OK;
 }
 
 grpc::Status FakeWorker::GetModel(grpc::ServerContext* context, const v1::GetModelRequest* request,

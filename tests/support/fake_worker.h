@@ -39,16 +39,21 @@ struct FakeSession {
 // What a cache store would hold, shared by the fakes of a cluster.
 class FakeStore {
  public:
+  // Everything is Unavailable "store_unavailable" until it is up again.
+  void set_down(bool is_down) { is_down_ = is_down; }
+
   // Aborted "epoch_stale" when the stored session was born later, or is the same one with a larger
-  // epoch.
+  // epoch; NotFound "session_deleted" when it was deleted.
   absl::Status Put(const std::string& session_id, const FakeSession& session);
   absl::StatusOr<FakeSession> Get(const std::string& session_id);
   absl::Status Delete(const std::string& session_id, uint64_t epoch);
   bool Has(const std::string& session_id);
 
  private:
+  std::atomic<bool> is_down_{false};
   absl::Mutex mutex_;
   std::map<std::string, FakeSession> sessions_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, absl::Time> deleted_births_ ABSL_GUARDED_BY(mutex_);
 };
 
 // The id that follows a context.
@@ -93,9 +98,13 @@ class FakeWorker final : public v1::WorkerService::Service {
   // How Run ends after Finished was sent.
   void FailAfterFinished(absl::Status status);
 
+  // What a worker does behind: puts what it holds of the session into the store.
+  absl::Status Sync(const std::string& session_id);
+
   bool Holds(const std::string& session_id);
   uint64_t EpochOf(const std::string& session_id);
   int n_runs() const { return n_runs_; }
+  int n_describes() const { return n_describes_; }
   int n_runs_cancelled() const { return n_runs_cancelled_; }
   int n_appends_cancelled() const { return n_appends_cancelled_; }
   // Tokens sent by all runs: tells from outside that a stream is under way.
@@ -166,6 +175,7 @@ class FakeWorker final : public v1::WorkerService::Service {
   std::atomic<int64_t> cancel_lag_us_{0};
   std::atomic<int64_t> n_pages_free_{0};
   std::atomic<int> n_runs_{0};
+  std::atomic<int> n_describes_{0};
   std::atomic<int> n_runs_cancelled_{0};
   std::atomic<int> n_appends_cancelled_{0};
   std::atomic<int> n_tokens_sent_{0};

@@ -18,6 +18,7 @@ namespace {
 constexpr auto kCommandsOfRemedies =
     std::to_array<std::pair<absl::string_view, absl::string_view>>({
         {"ListSessions names", "`lexico session list` names"},
+        {"DeleteSession deletes", "`lexico session delete` deletes"},
         {"MigrateSession moves", "`lexico session migrate` moves"},
         {"with AppendText", "with `lexico session append`"},
         {"through AppendText", "through `lexico session append`"},

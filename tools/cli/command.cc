@@ -78,6 +78,7 @@ void AddCommands(CLI::App& app, Command& command) {
   AddAskCommand(app, command);
   AddChatCommand(app, command);
   AddWorkerCommands(app, command);
+  AddStoreCommands(app, command);
   AddTokenCommands(app, command);
   AddInfoCommands(app, command);
 }

@@ -46,6 +46,7 @@ void AddAppendCommand(CLI::App& session, Command& command);
 void AddAskCommand(CLI::App& app, Command& command);
 void AddChatCommand(CLI::App& app, Command& command);
 void AddWorkerCommands(CLI::App& app, Command& command);
+void AddStoreCommands(CLI::App& app, Command& command);
 void AddTokenCommands(CLI::App& app, Command& command);
 void AddInfoCommands(CLI::App& app, Command& command);
 

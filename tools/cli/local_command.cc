@@ -21,7 +21,9 @@ constexpr double kStopMarginS = 10;
 absl::Status StartAll(Supervisor& supervisor, const LocalOptions& options,
                       const std::string& data_dir) {
   const std::string programs = ExecutableFolder();
-  LEXICO_RETURN_IF_ERROR(supervisor.Start(FirstServers(options, programs, data_dir)));
+  LEXICO_RETURN_IF_ERROR(supervisor.Start({StoreServer(options, programs, data_dir)}));
+  LEXICO_RETURN_IF_ERROR(supervisor.Start(
+      {CoordinatorServer(options, programs, data_dir, supervisor.Told("store", "grpc"))}));
   return supervisor.Start(Workers(options, programs, data_dir,
                                   supervisor.Told("coordinator", "grpc"),
                                   supervisor.Told("store", "grpc"), AvailableMemoryBytes(),

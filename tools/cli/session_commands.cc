@@ -67,7 +67,9 @@ std::vector<std::string> Row(const v1::Session& session) {
   return {
       session.session_id(),
       EnumWord(*v1::SessionState_descriptor()->FindValueByNumber(session.state())),
-      EnumWord(*v1::Tier_descriptor()->FindValueByNumber(session.tier())),
+      session.tier() == v1::TIER_UNSPECIFIED
+          ? "-"
+          : EnumWord(*v1::Tier_descriptor()->FindValueByNumber(session.tier())),
       session.worker().empty() ? "-" : session.worker(),
       session.profile(),
       HumanCount(session.n_tokens()),

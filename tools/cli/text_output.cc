@@ -21,6 +21,7 @@ std::string Word(v1::SessionState state) {
   return EnumWord(*v1::SessionState_descriptor()->FindValueByNumber(state));
 }
 std::string Word(v1::Tier tier) {
+  if (tier == v1::TIER_UNSPECIFIED) return "-";
   return EnumWord(*v1::Tier_descriptor()->FindValueByNumber(tier));
 }
 std::string Word(v1::TextFormat format) {

@@ -82,8 +82,8 @@ absl::StatusOr<std::string> PrepareDataDir(const std::string& data_dir) {
   return path;  // the descriptor stays open: the lock ends with the process
 }
 
-std::vector<ServerSpec> FirstServers(const LocalOptions& options, const std::string& programs,
-                                     const std::string& data_dir) {
+ServerSpec StoreServer(const LocalOptions& options, const std::string& programs,
+                       const std::string& data_dir) {
   ServerSpec store = MakeSpec(options, "store", programs + "/lexico-cache-store", data_dir, 2);
   store.flags.push_back(fmt::format("--data_dir={}/store", data_dir));
   if (!options.store_memory.empty()) {
@@ -93,12 +93,18 @@ std::vector<ServerSpec> FirstServers(const LocalOptions& options, const std::str
   store.addresses = {{"--address", "grpc", kAnyPort},
                      {"--bulk_address", "bulk", kAnyPort},
                      {"--metrics_address", "metrics", kAnyPort}};
+  return store;
+}
+
+ServerSpec CoordinatorServer(const LocalOptions& options, const std::string& programs,
+                             const std::string& data_dir, const std::string& store) {
   ServerSpec coordinator =
       MakeSpec(options, "coordinator", programs + "/lexico-coordinator", data_dir, 1);
   coordinator.flags.push_back(fmt::format("--data_dir={}/coordinator", data_dir));
+  coordinator.flags.push_back("--store=" + store);
   coordinator.addresses = {{"--address", "grpc", fmt::format("127.0.0.1:{}", options.port)},
                            {"--metrics_address", "metrics", kAnyPort}};
-  return {store, coordinator};
+  return coordinator;
 }
 
 std::vector<ServerSpec> Workers(const LocalOptions& options, const std::string& programs,

@@ -38,9 +38,11 @@ absl::StatusOr<std::string> FindEmbeddedModel(const std::string& folder);
 // `lexico local` uses it. The lock is held until the process ends.
 absl::StatusOr<std::string> PrepareDataDir(const std::string& data_dir);
 
-// The store and the coordinator; they need no other.
-std::vector<ServerSpec> FirstServers(const LocalOptions& options, const std::string& programs,
-                                     const std::string& data_dir);
+// The store, which needs no other, and the coordinator, which is told where the store is.
+ServerSpec StoreServer(const LocalOptions& options, const std::string& programs,
+                       const std::string& data_dir);
+ServerSpec CoordinatorServer(const LocalOptions& options, const std::string& programs,
+                             const std::string& data_dir, const std::string& store);
 // The workers, which are told where the others are. `available_bytes`: of this machine's memory.
 std::vector<ServerSpec> Workers(const LocalOptions& options, const std::string& programs,
                                 const std::string& data_dir, const std::string& coordinator,
