@@ -247,13 +247,14 @@ void Registry::UpdateFacts(const std::string& session_id, uint64_t epoch,
   if (it != sessions_.end() && it->second.epoch == epoch) it->second.facts = facts;
 }
 
-void Registry::MarkUsed(const std::string& session_id, absl::Time now, int64_t n_tokens) {
+void Registry::MarkUsed(const std::string& session_id, absl::Time now,
+                        std::optional<int64_t> n_tokens) {
   const auto it = sessions_.find(session_id);
   if (it == sessions_.end()) return;
   it->second.used = true;
   it->second.system_prompt.clear();
   it->second.last_use_time = now;
-  it->second.facts.n_tokens = n_tokens;
+  if (n_tokens.has_value()) it->second.facts.n_tokens = *n_tokens;
 }
 
 void Registry::Remove(const std::string& session_id) {

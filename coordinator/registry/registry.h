@@ -20,6 +20,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -118,7 +119,7 @@ class Registry {
   void SetRevision(const std::string& session_id, uint64_t revision);
   void UpdateFacts(const std::string& session_id, uint64_t epoch, const SessionFacts& facts);
   // A call succeeded: the store has content, the system prompt is no longer needed.
-  void MarkUsed(const std::string& session_id, absl::Time now, int64_t n_tokens);
+  void MarkUsed(const std::string& session_id, absl::Time now, std::optional<int64_t> n_tokens);
   void Remove(const std::string& session_id);
 
   // nullptr when unknown. Valid until the next change.

@@ -83,7 +83,7 @@ absl::Status AppendDocument(Cluster& cluster, Mover& mover, const Caller& caller
   if (!pumped.ok()) return pumped;
   if (finished.ok()) {
     cluster.UpdateFacts(session_id, located.epoch, FactsFromProto(response->session()));
-    cluster.MarkUsed(hold, response->session().n_tokens());
+    cluster.MarkUsed(hold, std::nullopt);
     *response->mutable_session() = SessionToProto(cluster.Held(hold), Activity::kNone);
     v1::Timing* timing = response->mutable_timing();
     timing->set_restore_us(timing->restore_us() + absl::ToInt64Microseconds(located.restore_time));

@@ -122,6 +122,9 @@ absl::StatusOr<Reconciled> Cluster::Register(const Registration& registration,
   spdlog::info("worker {} at {} registered: model {}, holds {} sessions, {} revoked",
                registration.worker_id, registration.address, registration.model.name,
                registration.sessions.size(), reconciled->revoked.size());
+  for (const std::string& session_id : registry_.SessionsOn(registration.worker_id)) {
+    MarkStale(session_id);
+  }
   changed_.SignalAll();
   return reconciled;
 }
@@ -132,6 +135,7 @@ absl::StatusOr<Reconciled> Cluster::Heartbeat(const v1::HeartbeatRequest& reques
       registry_.Heartbeat(request.worker_id(), request.lease_id(), LoadFromProto(request.load()),
                           HeldFromProto(request.sessions()), clock_.Now());
   if (!reconciled.ok()) return rpc::WithDetail(reconciled.status(), "lease_unknown");
+  for (const std::string& session_id : reconciled->changed) MarkStale(session_id);
   changed_.SignalAll();
   return reconciled;
 }

@@ -49,6 +49,8 @@ struct ClusterOptions {
   absl::Duration move_timeout = absl::Minutes(5);
   // What the store has not confirmed is tried again this often.
   absl::Duration store_retry = absl::Seconds(5);
+  // What ListSessions says of a session that is in use is at most this old.
+  absl::Duration facts_age = absl::Seconds(1);
 };
 
 class Cluster;
@@ -158,13 +160,25 @@ class Cluster {
   void Confirm(const Hold& hold, uint64_t epoch, Placement placement, const SessionFacts& facts);
   // What Describe said, outside a hold.
   void UpdateFacts(const std::string& session_id, uint64_t epoch, const SessionFacts& facts);
+  // Resident sessions whose facts are due to be asked for: a call runs or ran, they came to a new
+  // worker, or their last answer differed from the one before. Due again after facts_age / 2; when
+  // only the store is behind, after twice the time of before.
+  struct Stale {
+    std::string session_id;
+    std::string worker;
+    uint64_t epoch = 0;
+  };
+  std::vector<Stale> TakeStale();
+  // Whether a session that is on no worker is not known to be on the store's disk.
+  bool AnyTierMayChange();
+  void SetStoredTiers(const google::protobuf::RepeatedPtrField<v1::ManifestEntry>& stored);
   // A call ended before its worker did: cancelled, or out of time. The worker stops within a step,
   // and until then it refuses others as busy.
   void MarkUnsettled(const Hold& hold);
   // Whether that is so; false from the next time on.
   bool TakeUnsettled(const Hold& hold);
-  // A call succeeded.
-  void MarkUsed(const Hold& hold, int64_t n_tokens);
+  // A call succeeded. `n_tokens` is given where the facts are older than the call.
+  void MarkUsed(const Hold& hold, std::optional<int64_t> n_tokens);
   // Of a session that was not created after all.
   absl::Status Remove(const Hold& hold);
 
@@ -207,6 +221,7 @@ class Cluster {
                       const std::string& worker_id = "");
   // Writes the session's record as it is in the registry.
   absl::Status Persist(const std::string& session_id, Durability durability);
+  void MarkStale(const std::string& session_id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status RecoverDeletions();
   void SetGauges(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -222,6 +237,11 @@ class Cluster {
   std::map<std::string, Link> links_ ABSL_GUARDED_BY(mutex_);
   std::set<std::string> unsettled_ ABSL_GUARDED_BY(mutex_);            // session ids
   std::map<std::string, Deletion> deletions_ ABSL_GUARDED_BY(mutex_);  // by session id
+  struct Due {
+    absl::Time when;
+    absl::Duration interval;
+  };
+  std::map<std::string, Due> stale_ ABSL_GUARDED_BY(mutex_);  // by session id
   bool is_stopping_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

@@ -65,7 +65,10 @@ absl::StatusOr<Hold> Cluster::BeginCall(const Caller& caller, const std::string&
     if (is_stopping_) return ShuttingDown();
     LEXICO_RETURN_IF_ERROR(CheckVisible(session_id, caller.tenant()));
     const Admitted admitted = admission_.BeginCall(session_id, caller.tenant(), clock_.Now());
-    if (admitted.ok()) return Hold(this, session_id);
+    if (admitted.ok()) {
+      MarkStale(session_id);
+      return Hold(this, session_id);
+    }
     if (admitted.refusal != Refusal::kSessionMoving || clock_.Now() >= deadline) {
       return Refuse(admitted, session_id);
     }
@@ -211,6 +214,7 @@ void Cluster::Confirm(const Hold& hold, uint64_t epoch, Placement placement,
     absl::MutexLock lock(&mutex_);
     registry_.SetPlacement(hold.session_id(), epoch, placement);
     registry_.UpdateFacts(hold.session_id(), epoch, facts);
+    MarkStale(hold.session_id());  // pages may still be on their way
   }
   const absl::Status status = Persist(hold.session_id(), Durability::kLazy);
   if (!status.ok()) spdlog::warn("facts not written: {}", std::string(status.message()));
@@ -226,13 +230,7 @@ bool Cluster::TakeUnsettled(const Hold& hold) {
   return unsettled_.erase(hold.session_id()) > 0;
 }
 
-void Cluster::UpdateFacts(const std::string& session_id, uint64_t epoch,
-                          const SessionFacts& facts) {
-  absl::MutexLock lock(&mutex_);
-  registry_.UpdateFacts(session_id, epoch, facts);
-}
-
-void Cluster::MarkUsed(const Hold& hold, int64_t n_tokens) {
+void Cluster::MarkUsed(const Hold& hold, std::optional<int64_t> n_tokens) {
   {
     absl::MutexLock lock(&mutex_);
     registry_.MarkUsed(hold.session_id(), clock_.Now(), n_tokens);
@@ -248,6 +246,7 @@ absl::Status Cluster::Remove(const Hold& hold) {
   absl::MutexLock lock(&mutex_);
   registry_.Remove(session.session_id);
   unsettled_.erase(session.session_id);
+  stale_.erase(session.session_id);
   return absl::OkStatus();
 }
 

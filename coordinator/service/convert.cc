@@ -114,8 +114,11 @@ v1::Session SessionToProto(const Session& session, Activity activity) {
   out.set_profile(session.profile);
   out.set_format(static_cast<v1::TextFormat>(session.format));
   out.set_state(StateOf(session, activity));
-  out.set_tier(static_cast<v1::Tier>(session.facts.tier));
-  if (session.placement == Placement::kResident) out.set_worker(session.worker);
+  // What a worker that has it no more said last is no place.
+  const auto tier = static_cast<v1::Tier>(session.facts.tier);
+  const bool is_resident = session.placement == Placement::kResident;
+  out.set_tier(tier == v1::TIER_DEVICE && !is_resident ? v1::TIER_UNSPECIFIED : tier);
+  if (is_resident) out.set_worker(session.worker);
   out.set_epoch(session.epoch);
   out.set_n_tokens(session.facts.n_tokens);
   out.set_n_sealed_tokens(session.facts.n_sealed_tokens);

@@ -6,6 +6,7 @@
 
 #include "absl/time/clock.h"
 #include "coordinator/service/errors.h"
+#include "coordinator/service/facts.h"
 #include "coordinator/service/worker_call.h"
 #include "proto/base/status.h"
 #include "proto/rpc/status_map.h"
@@ -35,8 +36,7 @@ absl::Status GenerateCall::Run() {
       status = RunOnce(hold, located);
     }
     if (status.ok()) {
-      cluster_.MarkUsed(
-          hold, usage_.n_context_tokens() + usage_.n_prompt_tokens() + usage_.n_generated_tokens());
+      NoteUse(hold, located);
       return status;
     }
     if (!IsTransportFailure(status) && !IsStaleOwner(status)) {
@@ -50,6 +50,15 @@ absl::Status GenerateCall::Run() {
   return WorkerLost(request_.session_id(), lost_worker,
                     fmt::format("{} workers were lost in this call; {} tokens were sent", kRunsMax,
                                 sent_ids_.size()));
+}
+
+void GenerateCall::NoteUse(const Hold& hold, const Located& located) {
+  std::optional<int64_t> n_tokens;
+  if (!DescribeSession(cluster_, located.worker_id, hold.session_id(), located.epoch).ok()) {
+    // Lost just now, with its answer complete.
+    n_tokens = usage_.n_context_tokens() + usage_.n_prompt_tokens() + usage_.n_generated_tokens();
+  }
+  cluster_.MarkUsed(hold, n_tokens);
 }
 
 absl::Status GenerateCall::RunOnce(const Hold& hold, const Located& located) {

@@ -42,6 +42,8 @@ class GenerateCall {
  private:
   // The stream of one worker, passed on until it ends.
   absl::Status RunOnce(const Hold& hold, const Located& located);
+  // The answer is complete: what it did to the session is known before the client's stream ends.
+  void NoteUse(const Hold& hold, const Located& located);
   absl::Status PassOn(v1::GenerateEvent* event, const Located& located);
   absl::Status PassOnToken(const v1::GenerateEvent& event, const Located& located);
 

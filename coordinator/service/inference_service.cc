@@ -8,6 +8,7 @@
 #include "coordinator/service/call_recorder.h"
 #include "coordinator/service/convert.h"
 #include "coordinator/service/errors.h"
+#include "coordinator/service/facts.h"
 #include "coordinator/service/generate.h"
 #include "coordinator/service/page_token.h"
 #include "coordinator/service/validate.h"
@@ -23,8 +24,6 @@ namespace {
 
 using StubInterface = v1::WorkerService::StubInterface;
 
-// A look at a worker on behalf of a reader; last known facts are better than a long wait.
-constexpr absl::Duration kDescribeTimeout = absl::Seconds(2);
 constexpr absl::Duration kTokenizeTimeout = absl::Seconds(10);
 constexpr size_t kListPageDefault = 100;
 
@@ -190,17 +189,12 @@ absl::Status InferenceService::Describe(const Caller& caller, const std::string&
   LEXICO_ASSIGN_OR_RETURN(Cluster::Seen seen, cluster_.Get(caller.tenant(), session_id));
   double prefill_fraction = 0;
   if (seen.session.placement == Placement::kResident) {
-    v1::SessionAtEpoch request;
-    request.set_session_id(session_id);
-    request.set_epoch(seen.session.epoch);
-    v1::Session described;
     // On failure the last known facts are the answer; the next call finds out about the worker.
-    if (CallWorker(cluster_, seen.session.worker, &StubInterface::Describe, request, &described,
-                   kDescribeTimeout)
-            .ok()) {
-      seen.session.facts = FactsFromProto(described);
-      prefill_fraction = described.prefill_fraction();
-      cluster_.UpdateFacts(session_id, seen.session.epoch, seen.session.facts);
+    const auto described =
+        DescribeSession(cluster_, seen.session.worker, session_id, seen.session.epoch);
+    if (described.ok()) {
+      seen.session.facts = FactsFromProto(*described);
+      prefill_fraction = described->prefill_fraction();
     }
   }
   *response = SessionToProto(seen.session, seen.activity);

@@ -13,6 +13,7 @@ CoordinatorServer::CoordinatorServer(const CoordinatorServerOptions& options,
       store_(std::move(store)),
       mover_(cluster_),
       deleter_(cluster_, store_.get()),
+      facts_(cluster_, store_.get()),
       inference_(cluster_, mover_, deleter_),
       admin_(cluster_, mover_, store_.get()),
       registry_(cluster_) {}
@@ -39,8 +40,10 @@ absl::StatusOr<std::unique_ptr<CoordinatorServer>> CoordinatorServer::Start(
     raw->chores_.push_back(std::make_unique<Periodic>(period, std::move(run)));
   };
   every(tick, [raw = server.get()] { raw->cluster_.Tick(); });
+  every(options.cluster.facts_age / 2, [raw = server.get()] { raw->facts_.RefreshFromWorkers(); });
   every(options.cluster.store_retry, [raw = server.get()] {
     raw->deleter_.RetryPending();
+    raw->facts_.RefreshTiers();
   });
   server->server_->SetServing(true);
   return server;

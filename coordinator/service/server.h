@@ -2,8 +2,8 @@
 //
 // Threads: each call holds one (synchronous gRPC), bounded by admission's calls_max and, for all
 // kinds of calls together, by calls_max + kSpareThreads. Health checks are served by gRPC's
-// callbacks outside that bound, so they are answered however many calls wait. Two more do the
-// chores: leases and gauges, and what waits for the store.
+// callbacks outside that bound, so they are answered however many calls wait. Three more do the
+// chores: leases and gauges, sessions' facts, and what waits for the store.
 #pragma once
 
 #include <memory>
@@ -14,6 +14,7 @@
 #include "coordinator/service/admin_service.h"
 #include "coordinator/service/cluster.h"
 #include "coordinator/service/deleter.h"
+#include "coordinator/service/facts.h"
 #include "coordinator/service/inference_service.h"
 #include "coordinator/service/mover.h"
 #include "coordinator/service/periodic.h"
@@ -57,6 +58,7 @@ class CoordinatorServer {
   const std::unique_ptr<StoreLink> store_;  // null: none
   Mover mover_;
   Deleter deleter_;
+  FactsKeeper facts_;
   InferenceService inference_;
   AdminService admin_;
   RegistryService registry_;

@@ -76,7 +76,8 @@ class ClusterFixture : public testing::Test {
 
   tests::TempDir dir_;
   ClusterOptions options_{.lease = absl::Milliseconds(400),
-                          .store_retry = absl::Milliseconds(50)};
+                          .store_retry = absl::Milliseconds(50),
+                          .facts_age = absl::Milliseconds(100)};
   std::string store_address_;  // of a real store; the fakes' is store_
   std::string address_ = "127.0.0.1:0";
   tests::FakeStore store_;

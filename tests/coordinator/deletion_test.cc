@@ -215,6 +215,20 @@ TEST_F(StoreLinkTest, WhatAnEarlierSessionOfAKnownIdLeftIsAnOrphan) {
   EXPECT_TRUE(IsStored("s")) << "the session of today keeps its manifest";
 }
 
+TEST_F(StoreLinkTest, TierOfAnOffloadedSessionIsWhereItsPagesAre) {
+  AddWorker("w1");
+  MakeStored("s");
+  ASSERT_TRUE(stored_->store().Put({{store::MakeNamedPage(1)}}).ok());
+  ASSERT_THAT(Sync(*Get("s")), IsOk());
+  ASSERT_THAT(Offload("s"), IsOk());
+  EXPECT_EQ(Get("s")->tier(), v1::TIER_HOST);
+  StartStore();  // its memory is empty now
+  Eventually([&] { return Get("s")->tier() == v1::TIER_DISK; }, "it is on disk");
+  EXPECT_EQ(List()["s"].tier(), v1::TIER_DISK);
+  ASSERT_THAT(Restore("s"), IsOk());
+  EXPECT_EQ(Get("s")->tier(), v1::TIER_DEVICE);
+}
+
 TEST_F(DeletionTest, WithoutAStoreOrphansCannotBeListed) {
   v1::ListOrphansResponse response;
   const absl::Status status = rpc::FromGrpc(admin_->ListOrphans(Context().get(), {}, &response));
