@@ -147,7 +147,7 @@ class SmallPoolTest : public EngineTest {
   }
 };
 
-// Pages of 16 KiB: 1,000 dense tokens are more than a pool of two slabs has.
+// Blocks of pages of 64 KiB: 1,000 dense tokens are more than a pool of two slabs has.
 class LargePagesTest : public EngineTest {
  protected:
   static tests::TinyModelOptions Model() {
@@ -167,7 +167,7 @@ TEST_F(LargePagesTest, ACallThatCanNeverFitIsRefusedAtOnce) {
   Open("s", "dense");
   const absl::Status refused = Append("s", RandomIds(1000)).result.status();
   EXPECT_THAT(refused, StatusIs(StatusCode::kResourceExhausted,
-                                "would need 108 pages of 16.0 KiB, the whole pool has 64"));
+                                "would need 27 blocks of pages (64.0 KiB), the whole pool has 16"));
   EXPECT_EQ(ReasonOf(refused), kReasonPagesExhausted);
   EXPECT_FALSE(engine_->Describe("s")->busy);
   EXPECT_THAT(Append("s", RandomIds(600)).result, IsOk());

@@ -20,7 +20,7 @@ class SessionKvTest : public KvTest {
     return {bits, bits + kv.window_rows() * kRowDim};
   }
   static std::vector<uint8_t> PageBytes(const SessionKv& kv, int layer, int64_t page) {
-    const uint8_t* bytes = kv.pages(layer)[page];
+    const uint8_t* bytes = kv.page_blocks()[page] + kv.layout().page_offset(layer);
     return {bytes, bytes + kv.layout().page_bytes()};
   }
 };
@@ -77,13 +77,16 @@ TEST_F(SessionKvTest, PagesCodedAheadEqualPagesCodedAtOnce) {
   Decode(*kv, 32);
   ASSERT_EQ(kv->n_pages(), 1);
   for (int layer = 0; layer < kLayers; ++layer) {
-    std::vector<uint8_t> page(layout.page_bytes());
-    uint8_t* pointer = page.data();
+    std::vector<uint8_t> block(layout.page_block_bytes());
+    uint8_t* pointer = block.data();
     PageError error;
-    ASSERT_TRUE(EncodePages(layout, dictionaries_[layer], k[layer].data(), v[layer].data(),
+    ASSERT_TRUE(EncodePages(layout, dictionaries_[layer], k[layer].data(), v[layer].data(), layer,
                             {&pointer, 1}, {&error, 1}, stream_, scratch_)
                     .ok());
-    EXPECT_EQ(page, PageBytes(*kv, layer, 0)) << layer;
+    const auto page = block.begin() + static_cast<int64_t>(layout.page_offset(layer));
+    EXPECT_EQ(std::vector(page, page + static_cast<int64_t>(layout.page_bytes())),
+              PageBytes(*kv, layer, 0))
+        << layer;
     EXPECT_EQ(error.k, kv->page_error(0, layer).k);
     EXPECT_EQ(error.v, kv->page_error(0, layer).v);
     EXPECT_GT(error.k, 0);
@@ -119,11 +122,11 @@ TEST_F(SessionKvTest, AForkSharesPagesAndGoesItsOwnWay) {
   const int64_t blocks = pool_->usage().used_blocks;
   auto fork = kv->Fork();
   ASSERT_TRUE(fork.ok());
-  EXPECT_EQ(pool_->usage().used_blocks, blocks + kLayers);  // windows only
+  EXPECT_EQ(pool_->usage().used_blocks, blocks + 1);  // windows only
   const std::vector<uint16_t> window = WindowK(*kv, 0);
   const std::vector<uint8_t> page = PageBytes(*kv, 2, 1);
   EXPECT_EQ(WindowK(**fork, 0), window);
-  EXPECT_EQ((*fork)->pages(2)[1], kv->pages(2)[1]);
+  EXPECT_EQ((*fork)->page_blocks()[1], kv->page_blocks()[1]);
   Decode(**fork, 100);
   EXPECT_EQ(kv->n_tokens(), 200);
   EXPECT_EQ(WindowK(*kv, 0), window);
@@ -170,8 +173,8 @@ TEST_F(SessionKvTest, PrefillSealsWhatDecodeWouldHave) {
     const std::vector<float> rows = RandomRows(n);
     for (int layer = 0; layer < kLayers; ++layer) {
       const int64_t sealed = prefilled->n_reserved_pages() * 32;
-      ASSERT_TRUE(EncodePages(layout, {}, rows.data(), rows.data(),
-                              prefilled->reserved_pages(layer), prefilled->reserved_errors(layer),
+      ASSERT_TRUE(EncodePages(layout, {}, rows.data(), rows.data(), layer,
+                              prefilled->reserved_blocks(), prefilled->reserved_errors(layer),
                               stream_, scratch_)
                       .ok());
       prefilled->ReplaceWindow(layer, rows.data() + sealed * kRowDim,
@@ -223,7 +226,7 @@ TEST_F(SessionKvTest, AFullPoolIsResourceExhaustedAndTheSessionStays) {
   const std::vector<int32_t> ids(5000, 1);
   kv->AddPending(ids);
   EXPECT_THAT(kv->ReservePages(5000),
-              StatusIs(StatusCode::kResourceExhausted, "pages of 4.00 KiB needed"));
+              StatusIs(StatusCode::kResourceExhausted, "blocks of pages (12.0 KiB) needed"));
   EXPECT_EQ(kv->n_reserved_pages(), 0);
   EXPECT_EQ(kv->n_tokens(), 0);
   std::vector<std::unique_ptr<SessionKv>> forks;

@@ -56,8 +56,9 @@ class SnapshotTest : public KvTest {
     const size_t window_bytes = a.window_rows() * a.layout().shape.row_bytes();
     for (int layer = 0; layer < kLayers; ++layer) {
       for (int64_t page = 0; page < a.n_pages(); ++page) {
-        EXPECT_EQ(0,
-                  std::memcmp(a.pages(layer)[page], b.pages(layer)[page], a.layout().page_bytes()));
+        EXPECT_EQ(0, std::memcmp(a.page_blocks()[page] + a.layout().page_offset(layer),
+                                 b.page_blocks()[page] + b.layout().page_offset(layer),
+                                 a.layout().page_bytes()));
         EXPECT_EQ(a.page_error(page, layer).v, b.page_error(page, layer).v);
       }
       const auto wa = a.window(layer, a.window_rows());

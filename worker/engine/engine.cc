@@ -11,10 +11,10 @@
 namespace lexico::worker {
 namespace {
 
-// What is lost at the end of a slab is at most a quarter of the largest block, and small blocks
-// share slabs of at least this size.
+// Small blocks share slabs of at least this size. What is lost at the end of a slab is less than
+// one block of pages, which hold a fifth of the tokens of the largest block, a session's windows.
 constexpr size_t kSlabBytesMin = size_t{1} << 20;
-constexpr size_t kLargestBlocksPerSlab = 4;
+constexpr size_t kLargestBlocksPerSlab = 2;
 
 kernels::DType CacheType(const ModelConfig& config) {
   if (config.dtype == "bfloat16") return kernels::DType::kBF16;
@@ -52,13 +52,13 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
       context.dictionaries.push_back({dictionary->layer(layer).k, dictionary->layer(layer).v});
     }
   }
-  // The largest block: a window, or a dense page where its window were shorter (it never is).
+  // The largest block: a session's windows, which hold more tokens than a block of dense pages.
   const KvLayout dense = MakeKvLayout(context.shape, base::Profile{.name = "dense"}, 0);
-  const size_t largest = std::max(dense.window_bytes(), dense.page_bytes());
   LEXICO_ASSIGN_OR_RETURN(
       std::unique_ptr<PagePool> pool,
-      PagePool::Create(options.kv_memory_bytes,
-                       std::max(kSlabBytesMin, kLargestBlocksPerSlab * BlockBytes(largest))));
+      PagePool::Create(
+          options.kv_memory_bytes,
+          std::max(kSlabBytesMin, kLargestBlocksPerSlab * dense.window_block_bytes())));
   // From here on ops run on the engine's thread.
   stream.ReleaseThreads();
   return std::unique_ptr<Engine>(new Engine(std::make_unique<Impl>(

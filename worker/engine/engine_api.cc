@@ -230,21 +230,20 @@ absl::Status Engine::Impl::CheckFits(const Session& session, Sequence& sequence)
   }
   const KvLayout& layout = kv.layout();
   const int64_t rows = kv.window_rows() + n_pending + n_ids;
-  const int n_layers = layout.shape.n_layers;
-  sequence.n_pages_needed = (rows - layout.RowsKept(rows)) / layout.page.page_tokens * n_layers;
-  // Its pages, old and new, and two windows a layer: its own and the fork's.
-  const int64_t n_pages = kv.n_pages() * n_layers + sequence.n_pages_needed;
-  const int64_t windows_per_slab = pool_->BlocksPerSlab(layout.window_bytes());
-  const int64_t window_slabs = (2 * n_layers + windows_per_slab - 1) / windows_per_slab;
+  sequence.n_blocks_needed = (rows - layout.RowsKept(rows)) / layout.page.page_tokens;
+  // Its pages, old and new, and two windows: its own and the fork's.
+  const int64_t n_blocks = kv.n_pages() + sequence.n_blocks_needed;
+  const int64_t windows_per_slab = pool_->BlocksPerSlab(layout.window_block_bytes());
+  const int64_t window_slabs = (2 + windows_per_slab - 1) / windows_per_slab;
   const int64_t page_slabs = std::max<int64_t>(pool_->n_slabs() - window_slabs, 0);
-  const int64_t n_pages_max = page_slabs * pool_->BlocksPerSlab(layout.page_bytes());
-  if (n_pages <= n_pages_max) return absl::OkStatus();
+  const int64_t n_blocks_max = page_slabs * pool_->BlocksPerSlab(layout.page_block_bytes());
+  if (n_blocks <= n_blocks_max) return absl::OkStatus();
   return WithReason(
       absl::ResourceExhaustedError(fmt::format(
-          "session {} would need {} pages of {}, the whole pool has {}; raise --kv_memory "
-          "({} now) or use a profile with fewer atoms",
-          session.id, n_pages, base::HumanBytes(static_cast<double>(layout.page_bytes())),
-          n_pages_max, base::HumanBytes(static_cast<double>(pool_->usage().total_bytes)))),
+          "session {} would need {} blocks of pages ({}), the whole pool has {}; raise "
+          "--kv_memory ({} now) or use a profile with fewer atoms",
+          session.id, n_blocks, base::HumanBytes(static_cast<double>(layout.page_block_bytes())),
+          n_blocks_max, base::HumanBytes(static_cast<double>(pool_->usage().total_bytes)))),
       kReasonPagesExhausted);
 }
 
@@ -302,9 +301,10 @@ EngineLoad Engine::Impl::load() const {
 EngineLoad Engine::Impl::LoadLocked() const {
   EngineLoad load;
   load.pool = pool_->usage();
-  const size_t page_bytes = default_layout_.page_bytes();
-  load.n_pages_free = pool_->FreeBlocks(page_bytes);
-  load.n_pages = pool_->n_slabs() * pool_->BlocksPerSlab(page_bytes);
+  const size_t block_bytes = default_layout_.page_block_bytes();
+  const int n_layers = default_layout_.shape.n_layers;
+  load.n_pages_free = pool_->FreeBlocks(block_bytes) * n_layers;
+  load.n_pages = pool_->n_slabs() * pool_->BlocksPerSlab(block_bytes) * n_layers;
   load.n_running = static_cast<int>(state_.running.size() + state_.prefills.size());
   load.n_waiting = static_cast<int>(state_.waiting.size());
   load.n_waiting_max = options_.waiting_max;

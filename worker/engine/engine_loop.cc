@@ -93,8 +93,9 @@ bool Engine::Impl::NextPlan(StepPlan* plan, Ended* ended) {
 
 int64_t Engine::Impl::SlabsNeeded(const Sequence& sequence) const {
   const KvLayout& layout = sequence.session->kv->layout();
-  return pool_->SlabsFor(layout.page_bytes(), sequence.n_pages_needed) +
-         pool_->SlabsFor(layout.window_bytes(), layout.shape.n_layers);
+  // And its fork's windows.
+  return pool_->SlabsFor(layout.page_block_bytes(), sequence.n_blocks_needed) +
+         pool_->SlabsFor(layout.window_block_bytes(), 1);
 }
 
 void Engine::Impl::RefreshWaiting() {
@@ -111,7 +112,7 @@ StepBudget Engine::Impl::Budget() const {
   size_t sealing_bytes = 0;
   for (const RunningDecode& running : state_.running) {
     const KvLayout& layout = sequences_.at(running.id)->session->kv->layout();
-    sealing_bytes += layout.shape.n_layers * BlockBytes(layout.page_bytes());
+    sealing_bytes += layout.page_block_bytes();
   }
   budget.slabs_reserved =
       static_cast<int64_t>((sealing_bytes + pool_->slab_bytes() - 1) / pool_->slab_bytes());
@@ -138,15 +139,14 @@ void Engine::Impl::CollectEnded(absl::Time now, Ended* ended) {
     Sequence& sequence = *sequences_.at(waiting.id);
     const KvLayout& layout = sequence.session->kv->layout();
     metrics_.OnRejected(kReasonPagesExhausted);
-    ended->emplace_back(
-        &sequence,
-        WithReason(absl::ResourceExhaustedError(fmt::format(
-                       "session {} needs {} pages, {} are free after {} s of waiting; offload or "
-                       "delete sessions, or raise --kv_memory",
-                       sequence.session->id, sequence.n_pages_needed,
-                       pool_->FreeBlocks(layout.page_bytes()),
-                       absl::ToInt64Seconds(options_.memory_wait_max))),
-                   kReasonPagesExhausted, RetryAfter()));
+    ended->emplace_back(&sequence, WithReason(absl::ResourceExhaustedError(fmt::format(
+                                                  "session {} needs {} blocks of pages, {} are "
+                                                  "free after {} s of waiting; offload or "
+                                                  "delete sessions, or raise --kv_memory",
+                                                  sequence.session->id, sequence.n_blocks_needed,
+                                                  pool_->FreeBlocks(layout.page_block_bytes()),
+                                                  absl::ToInt64Seconds(options_.memory_wait_max))),
+                                              kReasonPagesExhausted, RetryAfter()));
   }
 }
 

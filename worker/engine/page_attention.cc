@@ -19,7 +19,8 @@ PartialViews PartialRows(const KvShape& shape, int n_heads, int64_t first, int64
 void AppendPages(const SessionKv& session, int layer, std::vector<kernels::DensePiece>& pieces) {
   const KvLayout& layout = session.layout();
   LEXICO_CHECK(layout.profile.is_dense());
-  for (const uint8_t* page : session.pages(layer)) {
+  for (const uint8_t* block : session.page_blocks()) {
+    const uint8_t* page = block + layout.page_offset(layer);
     pieces.push_back(
         {.k = page + layout.page.head_offset(false, 0),
          .v = page + layout.page.head_offset(true, 0),
@@ -39,8 +40,9 @@ void AttendToPages(const ForwardContext& context, int layer,
   scratch.pages.clear();
   scratch.begin.assign(1, 0);
   for (const SessionKv* session : sessions) {
-    const auto pages = session->pages(layer);
-    scratch.pages.insert(scratch.pages.end(), pages.begin(), pages.end());
+    for (const uint8_t* block : session->page_blocks()) {
+      scratch.pages.push_back(block + session->layout().page_offset(layer));
+    }
     scratch.begin.push_back(static_cast<int64_t>(scratch.pages.size()));
   }
   if (scratch.pages.empty()) {

@@ -31,7 +31,7 @@ struct PageAttentionScratch {
   std::vector<int64_t> begin;
 };
 
-// The sealed pages of a dense session, in order.
+// One layer's sealed pages of a dense session, in order.
 void AppendPages(const SessionKv& session, int layer, std::vector<kernels::DensePiece>& pieces);
 
 // Query i of `q` [n, n_heads, head_dim] attends to all sealed pages of sessions[i]. All sessions

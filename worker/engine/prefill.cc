@@ -108,9 +108,9 @@ void PrefillJob::RunHistory() {
   const int64_t batch = std::min(history_batch_, n_pages - history_pages_);
   if (batch > 0) {
     const absl::Time begin = context_->clock->Now();
-    const auto pages = kv_->pages(layer_).subspan(history_pages_, batch);
+    const auto blocks = kv_->page_blocks().subspan(history_pages_, batch);
     for (const bool value : {false, true}) {
-      DecodePages(layout, context_->dictionaries_of(layer_), value, pages,
+      DecodePages(layout, context_->dictionaries_of(layer_), value, layer_, blocks,
                   history_row(value, history_pages_ * layout.page.page_tokens), context_->stream,
                   context_->coder_scratch);
     }
@@ -268,8 +268,8 @@ absl::Status PrefillJob::RunCoding() {
     const absl::Time begin = context_->clock->Now();
     const int64_t row = first_unsealed + coded_pages_ * layout.page.page_tokens;
     const absl::Status coded =
-        EncodePages(layout, coding_, history_row(false, row), history_row(true, row),
-                    kv_->reserved_pages(layer_).subspan(coded_pages_, batch),
+        EncodePages(layout, coding_, history_row(false, row), history_row(true, row), layer_,
+                    kv_->reserved_blocks().subspan(coded_pages_, batch),
                     kv_->reserved_errors(layer_).subspan(coded_pages_, batch), context_->stream,
                     context_->coder_scratch);
     if (!coded.ok()) return coded;

@@ -35,8 +35,8 @@ struct Sequence {
   absl::Time deadline;
   std::atomic<bool> cancelled = false;
 
-  // Pages that the prefill will seal, all layers, of page_bytes each; and its fork's windows.
-  int64_t n_pages_needed = 0;
+  // Blocks of pages that the prefill will seal.
+  int64_t n_blocks_needed = 0;
 
   std::unique_ptr<PrefillJob> job;  // while it prefills
   bool started = false;             // its first slice has begun

@@ -14,6 +14,7 @@
 #include "kernels/api/tensor.h"
 #include "proto/base/limits.h"
 #include "proto/base/profile.h"
+#include "worker/kv/page_pool.h"
 
 namespace lexico::worker {
 
@@ -55,7 +56,14 @@ struct KvLayout {
   size_t window_bytes() const {
     return 2 * static_cast<size_t>(window_capacity()) * shape.row_bytes();
   }
+  // One layer's page, as it is stored.
   size_t page_bytes() const { return page.payload_bytes(); }
+  // All layers' pages of the same tokens are one block of the pool: layer l at page_offset(l).
+  size_t page_block_bytes() const { return page_offset(shape.n_layers); }
+  size_t page_offset(int layer) const { return layer * BlockBytes(page_bytes()); }
+  // All layers' windows of a session likewise.
+  size_t window_block_bytes() const { return window_offset(shape.n_layers); }
+  size_t window_offset(int layer) const { return layer * BlockBytes(window_bytes()); }
   size_t fp16_bytes_per_token() const {
     return static_cast<size_t>(shape.n_layers) * shape.row_dim() * 4;
   }

@@ -107,11 +107,13 @@ void ReadDense(const KvLayout& layout, bool value, const uint8_t* payload, float
 }  // namespace
 
 absl::Status EncodePages(const KvLayout& layout, const LayerDictionaries& dictionaries,
-                         const float* k, const float* v, std::span<uint8_t* const> pages,
-                         std::span<PageError> errors, const kernels::Stream& stream,
-                         CoderScratch& scratch) {
-  LEXICO_CHECK_EQ(errors.size(), pages.size());
-  if (pages.empty()) return absl::OkStatus();
+                         const float* k, const float* v, int layer,
+                         std::span<uint8_t* const> blocks, std::span<PageError> errors,
+                         const kernels::Stream& stream, CoderScratch& scratch) {
+  LEXICO_CHECK_EQ(errors.size(), blocks.size());
+  if (blocks.empty()) return absl::OkStatus();
+  std::vector<uint8_t*> pages;
+  for (uint8_t* block : blocks) pages.push_back(block + layout.page_offset(layer));
   if (layout.profile.is_dense()) {
     const int64_t page_values = layout.page.page_tokens * layout.shape.row_dim();
     for (size_t i = 0; i < pages.size(); ++i) {
@@ -128,9 +130,11 @@ absl::Status EncodePages(const KvLayout& layout, const LayerDictionaries& dictio
 }
 
 void DecodePages(const KvLayout& layout, const LayerDictionaries& dictionaries, bool value,
-                 std::span<const uint8_t* const> pages, float* rows, const kernels::Stream& stream,
-                 CoderScratch& scratch) {
-  if (pages.empty()) return;
+                 int layer, std::span<const uint8_t* const> blocks, float* rows,
+                 const kernels::Stream& stream, CoderScratch& scratch) {
+  if (blocks.empty()) return;
+  std::vector<const uint8_t*> pages;
+  for (const uint8_t* block : blocks) pages.push_back(block + layout.page_offset(layer));
   if (layout.profile.is_dense()) {
     const int64_t page_values = layout.page.page_tokens * layout.shape.row_dim();
     for (size_t i = 0; i < pages.size(); ++i) {

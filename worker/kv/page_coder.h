@@ -26,20 +26,22 @@ struct CoderScratch {
   std::vector<float> rows;
 };
 
-// Codes pages.size() pages: page i takes rows [i * page_tokens, (i + 1) * page_tokens) of
-//   k, v  [pages.size() * page_tokens, n_kv_heads, head_dim]  F32, values of the cache type
-// and writes layout.page_bytes() bytes. A page's bytes follow from its own rows only, whatever is
-// coded beside it. `dictionaries` is not read for dense layouts.
-// Internal when a vector is not finite, with how many; the pages' contents are then undefined.
+// Codes one layer's pages in blocks.size() blocks: page i takes rows [i * page_tokens, (i + 1) *
+// page_tokens) of
+//   k, v  [blocks.size() * page_tokens, n_kv_heads, head_dim]  F32, values of the cache type
+// and writes layout.page_bytes() bytes at layout.page_offset(layer) of blocks[i]. A page's bytes
+// follow from its own rows only, whatever is coded beside it. `dictionaries` is not read for dense
+// layouts. Internal when a vector is not finite, with how many; the pages' contents are then
+// undefined.
 absl::Status EncodePages(const KvLayout& layout, const LayerDictionaries& dictionaries,
-                         const float* k, const float* v, std::span<uint8_t* const> pages,
-                         std::span<PageError> errors, const kernels::Stream& stream,
-                         CoderScratch& scratch);
+                         const float* k, const float* v, int layer,
+                         std::span<uint8_t* const> blocks, std::span<PageError> errors,
+                         const kernels::Stream& stream, CoderScratch& scratch);
 
-// The other way: rows [pages.size() * page_tokens, n_kv_heads, head_dim] F32 of K or of V. Of coded
-// pages this is the approximation x^, of dense pages the rows themselves.
+// The other way: rows [blocks.size() * page_tokens, n_kv_heads, head_dim] F32 of K or of V. Of
+// coded pages this is the approximation x^, of dense pages the rows themselves.
 void DecodePages(const KvLayout& layout, const LayerDictionaries& dictionaries, bool value,
-                 std::span<const uint8_t* const> pages, float* rows, const kernels::Stream& stream,
-                 CoderScratch& scratch);
+                 int layer, std::span<const uint8_t* const> blocks, float* rows,
+                 const kernels::Stream& stream, CoderScratch& scratch);
 
 }  // namespace lexico::worker

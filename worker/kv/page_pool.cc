@@ -94,6 +94,10 @@ uint8_t* PagePool::AcquireOne(size_t block_bytes, SizeClass& size_class) {
   return arena_ + index * slab_bytes_ + place * block_bytes;
 }
 
+void PagePool::CopyBlock(uint8_t* to, const uint8_t* from, size_t bytes) const {
+  std::memcpy(to, from, bytes);
+}
+
 bool PagePool::Acquire(size_t bytes, std::span<uint8_t*> blocks) {
   const size_t block_bytes = BlockBytes(bytes);
   LEXICO_CHECK_GT(block_bytes, size_t{0});

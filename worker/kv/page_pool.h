@@ -1,10 +1,10 @@
 // All memory of keys and values: one arena taken at start-up and handed out in blocks.
 //
-// A block is one page, or one layer's window of one session. Their sizes follow from the profile,
-// so blocks of one size share slabs: a slab is taken from the arena when a size has no free block
-// left, and goes back when its last block is released. Nothing else allocates keys or values, and
-// the pool never grows, so exhaustion is an ordinary event: Acquire says no and the caller decides
-// who waits.
+// A block is the pages of all layers for the same tokens, or the windows of all layers of one
+// session. Their sizes follow from the profile, so blocks of one size share slabs: a slab is taken
+// from the arena when a size has no free block left, and goes back when its last block is released.
+// Nothing else allocates keys or values, and the pool never grows, so exhaustion is an ordinary
+// event: Acquire says no and the caller decides who waits.
 //
 // Blocks are reference counted, because forks share their parent's pages and a snapshot holds pages
 // while they are written to the store; the last Release makes a block free.
@@ -65,6 +65,9 @@ class PagePool {
   // REQUIRES: each block came from this pool and has at least one reference.
   void Retain(std::span<uint8_t* const> blocks);
   void Release(std::span<uint8_t* const> blocks);
+
+  // Copies `bytes` of one block to another. Any thread.
+  void CopyBlock(uint8_t* to, const uint8_t* from, size_t bytes) const;
 
   Usage usage() const;
   size_t slab_bytes() const { return slab_bytes_; }

@@ -17,34 +17,35 @@ size_t HeldBytes(const std::vector<T>& array) {
   return array.capacity() * sizeof(T);
 }
 
-absl::Status PagesExhausted(const PagePool& pool, size_t page_bytes, int64_t needed) {
+absl::Status BlocksExhausted(const PagePool& pool, const char* of, size_t block_bytes,
+                             size_t needed) {
   return absl::ResourceExhaustedError(fmt::format(
-      "{} pages of {} needed, {} free; drop or offload sessions, or raise --kv_memory ({} now)",
-      needed, base::HumanBytes(static_cast<double>(page_bytes)), pool.FreeBlocks(page_bytes),
+      "{} blocks of {} ({}) needed, {} free; drop or offload sessions, or raise --kv_memory ({} "
+      "now)",
+      needed, of, base::HumanBytes(static_cast<double>(block_bytes)), pool.FreeBlocks(block_bytes),
       base::HumanBytes(static_cast<double>(pool.usage().total_bytes))));
 }
 
 }  // namespace
 
 SessionKv::SessionKv(PagePool* pool, const KvLayout& layout, const store::ChainScope& scope)
-    : pool_(pool), layout_(layout), scope_(scope), pages_(layout.shape.n_layers) {}
+    : pool_(pool), layout_(layout), scope_(scope) {}
 
 absl::StatusOr<std::unique_ptr<SessionKv>> SessionKv::Create(PagePool* pool, const KvLayout& layout,
                                                              const store::ChainScope& scope) {
   std::unique_ptr<SessionKv> kv(new SessionKv(pool, layout, scope));
-  std::vector<uint8_t*> windows(layout.shape.n_layers);
-  if (!pool->Acquire(layout.window_bytes(), windows)) {
-    return PagesExhausted(*pool, layout.window_bytes(), layout.shape.n_layers);
+  if (!pool->Acquire(layout.window_block_bytes(), {&kv->window_block_, 1})) {
+    kv->window_block_ = nullptr;
+    return BlocksExhausted(*pool, "windows", layout.window_block_bytes(), 1);
   }
-  kv->windows_ = std::move(windows);
   return kv;
 }
 
 SessionKv::~SessionKv() {
-  for (const auto& pages : pages_) pool_->Release(pages);
-  pool_->Release(ahead_);
+  pool_->Release(page_blocks_);
   pool_->Release(reserved_);
-  pool_->Release(windows_);
+  if (ahead_block_ != nullptr) pool_->Release({&ahead_block_, 1});
+  if (window_block_ != nullptr) pool_->Release({&window_block_, 1});
 }
 
 absl::StatusOr<std::unique_ptr<SessionKv>> SessionKv::Fork() const {
@@ -54,17 +55,14 @@ absl::StatusOr<std::unique_ptr<SessionKv>> SessionKv::Fork() const {
   to.log_ = log_;
   to.n_tokens_ = n_tokens_;
   to.segments_ = segments_;
-  to.pages_ = pages_;
+  pool_->Retain(page_blocks_);
+  to.page_blocks_ = page_blocks_;
   to.errors_ = errors_;
   to.chains_ = chains_;
   to.error_sum_k_ = error_sum_k_;
   to.error_sum_v_ = error_sum_v_;
-  for (int layer = 0; layer < layout_.shape.n_layers; ++layer) {
-    pool_->Retain(pages_[layer]);
-    const size_t bytes = window_rows() * layout_.shape.row_bytes();
-    for (const bool value : {false, true}) {
-      std::memcpy(to.window_row(layer, value, 0), window_row(layer, value, 0), bytes);
-    }
+  if (window_rows() > 0) {
+    pool_->CopyBlock(to.window_block_, window_block_, layout_.window_block_bytes());
   }
   return fork;
 }
@@ -72,15 +70,14 @@ absl::StatusOr<std::unique_ptr<SessionKv>> SessionKv::Fork() const {
 std::unique_ptr<SessionKv> SessionKv::FromParts(PagePool* pool, const KvLayout& layout,
                                                 const store::ChainScope& scope, Parts parts) {
   std::unique_ptr<SessionKv> kv(new SessionKv(pool, layout, scope));
-  LEXICO_CHECK_EQ(parts.pages.size(), kv->pages_.size());
-  LEXICO_CHECK_EQ(parts.windows.size(), kv->pages_.size());
-  const size_t n_pages = parts.pages[0].size();
-  LEXICO_CHECK_EQ(parts.errors.size(), n_pages * kv->pages_.size());
+  const size_t n_pages = parts.page_blocks.size();
+  LEXICO_CHECK(parts.window_block != nullptr);
+  LEXICO_CHECK_EQ(parts.errors.size(), n_pages * layout.shape.n_layers);
   kv->log_ = std::move(parts.log);
   kv->segments_ = std::move(parts.segments);
-  kv->pages_ = std::move(parts.pages);
+  kv->page_blocks_ = std::move(parts.page_blocks);
   kv->errors_ = std::move(parts.errors);
-  kv->windows_ = std::move(parts.windows);
+  kv->window_block_ = parts.window_block;
   const int page_tokens = layout.page.page_tokens;
   for (size_t page = 0; page < n_pages; ++page) {
     kv->ExtendChain(static_cast<int64_t>(page) * page_tokens, page_tokens);
@@ -94,14 +91,9 @@ std::unique_ptr<SessionKv> SessionKv::FromParts(PagePool* pool, const KvLayout& 
   return kv;
 }
 
-std::span<const uint8_t* const> SessionKv::pages(int layer) const {
-  const std::vector<uint8_t*>& pages = pages_[layer];
-  return {pages.data(), pages.size()};
-}
-
 uint8_t* SessionKv::window_row(int layer, bool value, int row) const {
   const size_t index = (value ? layout_.window_capacity() : 0) + row;
-  return windows_[layer] + index * layout_.shape.row_bytes();
+  return window_block_ + layout_.window_offset(layer) + index * layout_.shape.row_bytes();
 }
 
 kernels::DensePiece SessionKv::window(int layer, int n_rows) const {
@@ -125,15 +117,14 @@ PageError SessionKv::page_error(int64_t page, int layer) const {
 
 KvMemory SessionKv::memory() const {
   KvMemory memory;
-  const size_t page_block = BlockBytes(layout_.page_bytes());
-  const size_t n_blocks = n_pages() * pages_.size() + ahead_.size() + reserved_.size();
-  memory.code_bytes = n_blocks * page_block;
-  memory.window_bytes = windows_.size() * BlockBytes(layout_.window_bytes());
+  const size_t n_blocks =
+      page_blocks_.size() + (ahead_block_ != nullptr ? 1 : 0) + reserved_.size();
+  memory.code_bytes = n_blocks * layout_.page_block_bytes();
+  memory.window_bytes = layout_.window_block_bytes();
   memory.bookkeeping_bytes = sizeof(*this) + HeldBytes(log_) + HeldBytes(segments_) +
-                             HeldBytes(pages_) + HeldBytes(errors_) + HeldBytes(chains_) +
-                             HeldBytes(windows_) + HeldBytes(ahead_) + HeldBytes(ahead_errors_) +
-                             HeldBytes(reserved_) + HeldBytes(reserved_errors_);
-  for (const auto& pages : pages_) memory.bookkeeping_bytes += HeldBytes(pages);
+                             HeldBytes(page_blocks_) + HeldBytes(errors_) + HeldBytes(chains_) +
+                             HeldBytes(ahead_errors_) + HeldBytes(reserved_) +
+                             HeldBytes(reserved_errors_);
   memory.fp16_equivalent_bytes = n_tokens_ * layout_.fp16_bytes_per_token();
   return memory;
 }
@@ -167,20 +158,13 @@ absl::Status SessionKv::ReserveRow() {
     return absl::InternalError(
         fmt::format("the window holds {} rows and could not be sealed before", window_rows()));
   }
-  // Memory for the pages that this row makes due, all layers' when it fills the window.
-  const int rows = window_rows() + 1;
-  if (rows <= layout_.window_tokens) return absl::OkStatus();
-  const int64_t steps_left = layout_.window_capacity() - rows + 1;
-  const int64_t missing = layout_.shape.n_layers - ahead_coded_;
-  const int64_t wanted = ahead_coded_ + (missing + steps_left - 1) / steps_left;
-  const int64_t needed = wanted - static_cast<int64_t>(ahead_.size());
-  if (needed <= 0) return absl::OkStatus();
-  std::vector<uint8_t*> blocks(needed);
-  if (!pool_->Acquire(layout_.page_bytes(), blocks)) {
-    return PagesExhausted(*pool_, layout_.page_bytes(), needed);
+  // The first row beyond the newest window_tokens makes a layer's page due.
+  if (window_rows() < layout_.window_tokens || ahead_block_ != nullptr) return absl::OkStatus();
+  if (!pool_->Acquire(layout_.page_block_bytes(), {&ahead_block_, 1})) {
+    ahead_block_ = nullptr;
+    return BlocksExhausted(*pool_, "pages", layout_.page_block_bytes(), 1);
   }
-  ahead_.insert(ahead_.end(), blocks.begin(), blocks.end());
-  ahead_errors_.resize(ahead_.size());
+  ahead_errors_.resize(layout_.shape.n_layers);
   return absl::OkStatus();
 }
 
@@ -220,14 +204,15 @@ absl::StatusOr<int64_t> SessionKv::CodeAhead(std::span<const LayerDictionaries> 
   const LayerDictionaries none;
   for (int64_t i = 0; i < due; ++i) {
     const int layer = ahead_coded_;
-    LEXICO_CHECK_LT(layer, static_cast<int>(ahead_.size()));  // ReserveRow has taken them
+    LEXICO_CHECK(ahead_block_ != nullptr);  // ReserveRow has taken it
     for (const bool value : {false, true}) {
       kernels::Convert({window_row(layer, value, 0), layout_.shape.cache_type, {n_values}},
                        {rows.data() + (value ? n_values : 0), {n_values}}, stream);
     }
-    const absl::Status coded = EncodePages(
-        layout_, layout_.profile.is_dense() ? none : dictionaries[layer], rows.data(),
-        rows.data() + n_values, {&ahead_[layer], 1}, {&ahead_errors_[layer], 1}, stream, scratch);
+    const absl::Status coded =
+        EncodePages(layout_, layout_.profile.is_dense() ? none : dictionaries[layer], rows.data(),
+                    rows.data() + n_values, layer, {&ahead_block_, 1}, {&ahead_errors_[layer], 1},
+                    stream, scratch);
     if (!coded.ok()) return coded;
     ++ahead_coded_;
   }
@@ -240,8 +225,8 @@ void SessionKv::Seal() {
   const int n_layers = layout_.shape.n_layers;
   LEXICO_CHECK_EQ(ahead_coded_, n_layers);
   const size_t row_bytes = layout_.shape.row_bytes();
+  page_blocks_.push_back(ahead_block_);
   for (int layer = 0; layer < n_layers; ++layer) {
-    pages_[layer].push_back(ahead_[layer]);
     errors_.push_back(ahead_errors_[layer]);
     error_sum_k_ += ahead_errors_[layer].k;
     error_sum_v_ += ahead_errors_[layer].v;
@@ -250,7 +235,7 @@ void SessionKv::Seal() {
                    layout_.window_tokens * row_bytes);
     }
   }
-  ahead_.clear();
+  ahead_block_ = nullptr;
   ahead_errors_.clear();
   ahead_coded_ = 0;
   ExtendChain(n_sealed_tokens(), layout_.seal_tokens());
@@ -263,22 +248,17 @@ absl::Status SessionKv::ReservePages(int64_t n_rows) {
   LEXICO_CHECK(reserved_.empty());
   const int64_t rows = window_rows() + n_rows;
   const int64_t n_pages = (rows - layout_.RowsKept(rows)) / layout_.page.page_tokens;
-  std::vector<uint8_t*> blocks(n_pages * layout_.shape.n_layers);
-  if (!blocks.empty() && !pool_->Acquire(layout_.page_bytes(), blocks)) {
-    return PagesExhausted(*pool_, layout_.page_bytes(), static_cast<int64_t>(blocks.size()));
+  std::vector<uint8_t*> blocks(n_pages);
+  if (!blocks.empty() && !pool_->Acquire(layout_.page_block_bytes(), blocks)) {
+    return BlocksExhausted(*pool_, "pages", layout_.page_block_bytes(), blocks.size());
   }
   reserved_ = std::move(blocks);
-  reserved_errors_.assign(reserved_.size(), PageError{});
-  n_reserved_pages_ = n_pages;
+  reserved_errors_.assign(n_pages * layout_.shape.n_layers, PageError{});
   return absl::OkStatus();
 }
 
-std::span<uint8_t* const> SessionKv::reserved_pages(int layer) const {
-  return std::span(reserved_).subspan(layer * n_reserved_pages_, n_reserved_pages_);
-}
-
 std::span<PageError> SessionKv::reserved_errors(int layer) {
-  return std::span(reserved_errors_).subspan(layer * n_reserved_pages_, n_reserved_pages_);
+  return std::span(reserved_errors_).subspan(layer * reserved_.size(), reserved_.size());
 }
 
 void SessionKv::ReplaceWindow(int layer, const float* k, const float* v, int64_t n_rows) {
@@ -295,14 +275,11 @@ void SessionKv::CommitPrefill(int64_t n_rows) {
   LEXICO_CHECK_LE(n_tokens_ + n_rows, static_cast<int64_t>(log_.size()));
   segments_.push_back({static_cast<uint64_t>(n_tokens_), store::SegmentKind::kPrefill});
   const int n_layers = layout_.shape.n_layers;
-  chains_.reserve(chains_.size() + n_reserved_pages_);
-  errors_.reserve(errors_.size() + reserved_.size());
-  for (int layer = 0; layer < n_layers; ++layer) {
-    const auto blocks = reserved_pages(layer);
-    pages_[layer].reserve(pages_[layer].size() + blocks.size());
-    pages_[layer].insert(pages_[layer].end(), blocks.begin(), blocks.end());
-  }
-  for (int64_t page = 0; page < n_reserved_pages_; ++page) {
+  chains_.reserve(chains_.size() + reserved_.size());
+  errors_.reserve(errors_.size() + reserved_errors_.size());
+  page_blocks_.reserve(page_blocks_.size() + reserved_.size());
+  page_blocks_.insert(page_blocks_.end(), reserved_.begin(), reserved_.end());
+  for (size_t page = 0; page < reserved_.size(); ++page) {
     for (int layer = 0; layer < n_layers; ++layer) {
       const PageError error = reserved_errors(layer)[page];
       errors_.push_back(error);
@@ -314,10 +291,9 @@ void SessionKv::CommitPrefill(int64_t n_rows) {
   n_tokens_ += n_rows;
   reserved_ = {};
   reserved_errors_ = {};
-  n_reserved_pages_ = 0;
   // Pages that were coded ahead for the old window have become part of the reserved ones.
-  pool_->Release(ahead_);
-  ahead_ = {};
+  if (ahead_block_ != nullptr) pool_->Release({&ahead_block_, 1});
+  ahead_block_ = nullptr;
   ahead_errors_ = {};
   ahead_coded_ = 0;
 }

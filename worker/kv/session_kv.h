@@ -50,8 +50,7 @@ struct KvMemory {
 
 class SessionKv {
  public:
-  // An empty session: takes its n_layers window blocks. ResourceExhausted names the bytes needed
-  // and free.
+  // An empty session: takes its window block. ResourceExhausted names the bytes needed and free.
   static absl::StatusOr<std::unique_ptr<SessionKv>> Create(PagePool* pool, const KvLayout& layout,
                                                            const store::ChainScope& scope);
   ~SessionKv();
@@ -71,8 +70,11 @@ class SessionKv {
   int64_t n_pages() const { return static_cast<int64_t>(chains_.size()); }
   int64_t n_sealed_tokens() const { return n_pages() * layout_.page.page_tokens; }
   int window_rows() const { return static_cast<int>(n_tokens_ - n_sealed_tokens()); }
-  // [n_pages] payloads, oldest first; valid until the next commit.
-  std::span<const uint8_t* const> pages(int layer) const;
+  // [n_pages] blocks, oldest first; layer l's page lies at layout().page_offset(l). Valid until the
+  // next commit.
+  std::span<const uint8_t* const> page_blocks() const {
+    return {page_blocks_.data(), page_blocks_.size()};
+  }
   // The window's first `n_rows` rows as the kernels take them. REQUIRES: n_rows <= window_capacity.
   kernels::DensePiece window(int layer, int n_rows) const;
   // Mean over the sealed pages of all layers; 0 without any.
@@ -103,11 +105,11 @@ class SessionKv {
                                     const kernels::Stream& stream, CoderScratch& scratch);
 
   // -- Prefill: the first n_rows pending tokens, layer by layer, on a fork ------------------------
-  // Takes the pages that sealing will need, [n_layers, n_new_pages]. ResourceExhausted as above.
+  // Takes the blocks of the pages that sealing will need. ResourceExhausted as above.
   absl::Status ReservePages(int64_t n_rows);
   // How many rows of (window + new ones) the reserved pages will take.
-  int64_t n_reserved_pages() const { return n_reserved_pages_; }
-  std::span<uint8_t* const> reserved_pages(int layer) const;
+  int64_t n_reserved_pages() const { return static_cast<int64_t>(reserved_.size()); }
+  std::span<uint8_t* const> reserved_blocks() const { return reserved_; }
   // [n_reserved_pages] errors of the layer, to be filled by EncodePages.
   std::span<PageError> reserved_errors(int layer);
   // The layer's new window: k and v [n_rows, n_kv_heads, head_dim] F32, values of the cache type.
@@ -121,9 +123,9 @@ class SessionKv {
   struct Parts {
     std::vector<int32_t> log;
     std::vector<store::Segment> segments;
-    std::vector<std::vector<uint8_t*>> pages;  // [n_layers][n_pages]
-    std::vector<PageError> errors;             // [n_pages, n_layers]
-    std::vector<uint8_t*> windows;             // [n_layers]
+    std::vector<uint8_t*> page_blocks;  // [n_pages]
+    std::vector<PageError> errors;      // [n_pages, n_layers]
+    uint8_t* window_block = nullptr;
     int window_rows = 0;
   };
   // REQUIRES: the parts agree with the layout (SessionImport checks what comes from outside).
@@ -150,21 +152,20 @@ class SessionKv {
   std::vector<int32_t> log_;
   int64_t n_tokens_ = 0;
   std::vector<store::Segment> segments_;
-  std::vector<std::vector<uint8_t*>> pages_;  // [n_layers][n_pages]
-  std::vector<PageError> errors_;             // [n_pages, n_layers]
-  std::vector<store::PageChain> chains_;      // [n_pages]
-  std::vector<uint8_t*> windows_;             // [n_layers]
+  std::vector<uint8_t*> page_blocks_;     // [n_pages]
+  std::vector<PageError> errors_;         // [n_pages, n_layers]
+  std::vector<store::PageChain> chains_;  // [n_pages]
+  uint8_t* window_block_ = nullptr;
   double error_sum_k_ = 0;
   double error_sum_v_ = 0;
 
-  // Pages that are not sealed yet: coded ahead ([n_ahead_coded_] of them hold codes), or reserved
-  // for a prefill.
-  std::vector<uint8_t*> ahead_;          // layer by layer from 0
-  std::vector<PageError> ahead_errors_;  // [ahead_coded_]
+  // Pages that are not sealed yet: coded ahead (the first ahead_coded_ layers of the block hold
+  // codes), or reserved for a prefill.
+  uint8_t* ahead_block_ = nullptr;
+  std::vector<PageError> ahead_errors_;  // [n_layers]
   int ahead_coded_ = 0;
-  std::vector<uint8_t*> reserved_;  // [n_layers, n_reserved_pages]
-  std::vector<PageError> reserved_errors_;
-  int64_t n_reserved_pages_ = 0;
+  std::vector<uint8_t*> reserved_;          // [n_reserved_pages]
+  std::vector<PageError> reserved_errors_;  // [n_layers, n_reserved_pages]
 };
 
 }  // namespace lexico::worker

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "proto/base/check.h"
 #include "proto/base/options.h"
@@ -67,6 +68,7 @@ std::vector<PageExport> ExportPages(PagePool* pool, const SessionKv& kv, int64_t
   std::vector<PageExport> pages;
   pages.reserve((kv.n_pages() - first_page) * n_layers);
   for (int64_t page = first_page; page < kv.n_pages(); ++page) {
+    const BlockRef block(pool, const_cast<uint8_t*>(kv.page_blocks()[page]));
     for (int layer = 0; layer < n_layers; ++layer) {
       PageExport exported;
       exported.header = MakeHeader(kv, layout.StoredPage(), layer, page * layout.page.page_tokens,
@@ -74,7 +76,8 @@ std::vector<PageExport> ExportPages(PagePool* pool, const SessionKv& kv, int64_t
       const PageError error = kv.page_error(page, layer);
       exported.header.relative_error_k = error.k;
       exported.header.relative_error_v = error.v;
-      exported.block = BlockRef(pool, const_cast<uint8_t*>(kv.pages(layer)[page]));
+      exported.block = block;
+      exported.offset = layout.page_offset(layer);
       pages.push_back(std::move(exported));
     }
   }
@@ -115,7 +118,7 @@ SessionImport::SessionImport(PagePool* pool, const KvLayout& layout, const store
 
 SessionImport::~SessionImport() {
   pool_->Release(blocks_);
-  pool_->Release(windows_);
+  if (window_block_ != nullptr) pool_->Release({&window_block_, 1});
 }
 
 absl::StatusOr<std::unique_ptr<SessionImport>> SessionImport::Begin(
@@ -142,24 +145,23 @@ absl::StatusOr<std::unique_ptr<SessionImport>> SessionImport::Begin(
   import->n_pages_ = static_cast<int64_t>(manifest.n_sealed_tokens / manifest.page_tokens);
   LEXICO_RETURN_IF_ERROR(import->CheckKeys(manifest));
 
-  std::vector<uint8_t*> blocks(import->page_keys_.size());
-  std::vector<uint8_t*> windows(n_layers);
-  if (!blocks.empty() && !pool->Acquire(layout.page_bytes(), blocks)) {
+  std::vector<uint8_t*> blocks(import->n_pages_);
+  if (!blocks.empty() && !pool->Acquire(layout.page_block_bytes(), blocks)) {
     return absl::ResourceExhaustedError(fmt::format(
-        "{} pages of {} needed to restore the session, {} free; offload others or raise "
+        "{} blocks of pages ({}) needed to restore the session, {} free; offload others or raise "
         "--kv_memory",
-        blocks.size(), base::HumanBytes(static_cast<double>(layout.page_bytes())),
-        pool->FreeBlocks(layout.page_bytes())));
+        blocks.size(), base::HumanBytes(static_cast<double>(layout.page_block_bytes())),
+        pool->FreeBlocks(layout.page_block_bytes())));
   }
   import->blocks_ = std::move(blocks);
-  if (!pool->Acquire(layout.window_bytes(), windows)) {
+  uint8_t* window_block = nullptr;
+  if (!pool->Acquire(layout.window_block_bytes(), {&window_block, 1})) {
     return absl::ResourceExhaustedError(fmt::format(
-        "{} windows of {} needed to restore the session, {} free; offload others or raise "
-        "--kv_memory",
-        n_layers, base::HumanBytes(static_cast<double>(layout.window_bytes())),
-        pool->FreeBlocks(layout.window_bytes())));
+        "a block of windows ({}) needed to restore the session, none is free; offload others or "
+        "raise --kv_memory",
+        base::HumanBytes(static_cast<double>(layout.window_block_bytes()))));
   }
-  import->windows_ = std::move(windows);
+  import->window_block_ = window_block;
   import->window_payloads_.resize(import->window_keys_.size());
   import->errors_.resize(import->page_keys_.size());
   import->page_ok_.resize(import->page_keys_.size());
@@ -217,7 +219,9 @@ absl::Status SessionImport::CheckKeys(const store::Manifest& manifest) {
 }
 
 std::span<uint8_t> SessionImport::page_buffer(int64_t index) {
-  return {blocks_[index], layout_.page_bytes()};
+  const int n_layers = layout_.shape.n_layers;
+  return {blocks_[index / n_layers] + layout_.page_offset(static_cast<int>(index % n_layers)),
+          layout_.page_bytes()};
 }
 
 absl::Status SessionImport::AcceptPage(int64_t index, const store::PageHeader& header) {
@@ -255,15 +259,16 @@ absl::Status SessionImport::AcceptWindow(int layer, const store::PageHeader& hea
   LEXICO_RETURN_IF_ERROR(store::CheckExpected(header, expected));
   const size_t half = window_payloads_[layer].size() / 2;
   const size_t capacity_half = layout_.window_capacity() * layout_.shape.row_bytes();
-  std::memcpy(windows_[layer], window_payloads_[layer].data(), half);
-  std::memcpy(windows_[layer] + capacity_half, window_payloads_[layer].data() + half, half);
+  uint8_t* window = window_block_ + layout_.window_offset(layer);
+  std::memcpy(window, window_payloads_[layer].data(), half);
+  std::memcpy(window + capacity_half, window_payloads_[layer].data() + half, half);
   window_payloads_[layer] = {};
   window_ok_[layer] = 1;
   return absl::OkStatus();
 }
 
 SessionImport::Result SessionImport::Finish() {
-  LEXICO_CHECK(!windows_.empty());
+  LEXICO_CHECK(window_block_ != nullptr);
   const int n_layers = layout_.shape.n_layers;
   const int64_t page_tokens = layout_.page.page_tokens;
   const auto first_bad = std::find(page_ok_.begin(), page_ok_.end(), 0);
@@ -276,16 +281,13 @@ SessionImport::Result SessionImport::Finish() {
   const int64_t n_kept = n_whole * page_tokens + parts.window_rows;
   // What was resident in the stored session, as far as the manifest can tell.
   const int64_t n_stored = n_pages_ * page_tokens + window_rows_;
-  parts.pages.resize(n_layers);
-  for (int64_t i = 0; i < n_whole * n_layers; ++i) {
-    parts.pages[i % n_layers].push_back(blocks_[i]);
-  }
-  pool_->Release(std::span(blocks_).subspan(n_whole * n_layers));
+  pool_->Release(std::span(blocks_).subspan(n_whole));
+  blocks_.resize(n_whole);
+  parts.page_blocks = std::move(blocks_);
   blocks_.clear();
   errors_.resize(n_whole * n_layers);
   parts.errors = std::move(errors_);
-  parts.windows = std::move(windows_);
-  windows_.clear();
+  parts.window_block = std::exchange(window_block_, nullptr);
   for (const store::Segment& segment : segments_) {
     if (static_cast<int64_t>(segment.first_token) < n_kept) parts.segments.push_back(segment);
   }

@@ -23,9 +23,12 @@ namespace lexico::worker {
 // written, not on the engine's thread.
 struct PageExport {
   store::PageHeader header;
-  BlockRef block;
+  BlockRef block;     // of all layers
+  size_t offset = 0;  // of this layer
 
-  std::span<const uint8_t> payload() const { return {block.data(), header.shape.payload_bytes()}; }
+  std::span<const uint8_t> payload() const {
+    return {block.data() + offset, header.shape.payload_bytes()};
+  }
 };
 
 // One layer's window, copied.
@@ -107,10 +110,10 @@ class SessionImport {
   std::vector<store::Segment> segments_;
   std::vector<store::PageKey> page_keys_;
   std::vector<store::PageKey> window_keys_;
-  int64_t n_pages_ = 0;            // a layer
-  int64_t window_rows_ = 0;        // of the stored window
-  std::vector<uint8_t*> blocks_;   // [n_pages, n_layers]
-  std::vector<uint8_t*> windows_;  // [n_layers]
+  int64_t n_pages_ = 0;           // a layer
+  int64_t window_rows_ = 0;       // of the stored window
+  std::vector<uint8_t*> blocks_;  // [n_pages]
+  uint8_t* window_block_ = nullptr;
   std::vector<std::vector<uint8_t>> window_payloads_;
   std::vector<PageError> errors_;  // [n_pages, n_layers]
   std::vector<uint8_t> page_ok_;
