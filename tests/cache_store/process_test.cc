@@ -223,7 +223,7 @@ TEST_F(StoreProcessTest, WrongFlagsAreSaidAndExitWithTwo) {
   ExpectFailure({"--disk_bytes", "1MiB"}, 2, "at least 67108864");
   ExpectFailure({"--address", "127.0.0.1:http"}, 2, "--address \"127.0.0.1:http\": port http");
   ExpectFailure({"--bulk_address", "127.0.0.1:65536"}, 2, "--bulk_address \"127.0.0.1:65536\"");
-  ExpectFailure({"--data_dir", "", "--rebuild_index", "--log_level=off"}, 2,
+  ExpectFailure({"--data_dir", "", "--rebuild_index", "--tls_key=key.pem"}, 2,
                 "--rebuild_index needs --data_dir");
   ExpectFailure({"--metrics_address", "127.0.0.1:"}, 2, "its port is empty");
 }

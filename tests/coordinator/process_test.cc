@@ -132,7 +132,7 @@ TEST(OptionsTest, WrongFlagsAreRefusedByName) {
            {"--calls_max=0", "calls_max"},
            {"--log_level=loud", "log_level"},
            {"--address=127.0.0.1:65536", "--address \"127.0.0.1:65536\": port 65536 is too large"},
-           {"--address=", "--address \"\": it is empty"},
+           {"--address=:1", "--address \":1\": it has no host"},
            {"--store=h:0", "--store \"h:0\": port 0 cannot be connected to"},
            {"--metrics_address=here", "--metrics_address \"here\": it has no port"}}) {
     const char* argv[] = {"lexico-coordinator", flag};
