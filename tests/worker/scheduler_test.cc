@@ -114,14 +114,63 @@ TEST(SchedulerTest, PrefillsMaxBoundsAdmission) {
   EXPECT_FALSE(PlanStep(state, budget, kStart).admit.has_value());
 }
 
+TEST(SchedulerTest, MemoryThatIsMissingForTooLongIsARefusalAndOthersGoOn) {
+  EngineState state;
+  state.waiting = {{.id = 1, .arrival = kStart, .slabs_needed = 4},
+                   {.id = 2, .arrival = kStart, .slabs_needed = 1}};
+  StepBudget budget;
+  budget.slabs_free = 3;
+  NoteShortages(budget, kStart, &state);
+  absl::Time now = kStart + budget.memory_wait_max - absl::Milliseconds(1);
+  EXPECT_TRUE(PlanStep(state, budget, now).refuse.empty());
+  now += absl::Milliseconds(1);
+  NoteShortages(budget, now, &state);
+  const StepPlan plan = PlanStep(state, budget, now);
+  EXPECT_EQ(plan.refuse, std::vector<SequenceId>{1});
+  EXPECT_EQ(plan.admit, 2u);  // the refused one stands in nobody's way
+  ApplyPlan(plan, now, 1, &state);
+  EXPECT_TRUE(state.waiting.empty());
+}
+
+TEST(SchedulerTest, ASequenceThatWaitsForItsTurnIsNotRefusedForMemory) {
+  EngineState state;
+  state.prefills = {{.id = 1, .slices_left = 5, .last_slice = kStart}};
+  // One needs nothing, and memory is kept beyond what is free; one found some all the time.
+  state.waiting = {{.id = 2, .arrival = kStart, .slabs_needed = 0},
+                   {.id = 3, .arrival = kStart, .slabs_needed = 2}};
+  StepBudget budget;
+  budget.prefills_max = 1;
+  budget.slabs_free = 4;
+  const absl::Time now = kStart + absl::Minutes(1);
+  NoteShortages(budget, now, &state);
+  EXPECT_TRUE(PlanStep(state, budget, now).refuse.empty());
+  // Memory is short now: the wait for it begins now.
+  budget.slabs_free = 1;
+  budget.slabs_reserved = 3;
+  NoteShortages(budget, now, &state);
+  EXPECT_TRUE(PlanStep(state, budget, now).refuse.empty());
+  const absl::Time later = now + budget.memory_wait_max;
+  NoteShortages(budget, later, &state);
+  EXPECT_EQ(PlanStep(state, budget, later).refuse, std::vector<SequenceId>{3});
+  // A break starts it again.
+  budget.slabs_free = 8;
+  NoteShortages(budget, later, &state);
+  budget.slabs_free = 1;
+  NoteShortages(budget, later, &state);
+  EXPECT_TRUE(PlanStep(state, budget, later).refuse.empty());
+}
+
 // A load of random sequences, run to its end in simulated time: a step takes 5 ms and 100 ms more
-// with a slice. Checks G1 to G5 at every step.
+// with a slice. Checks G1 to G6 at every step.
 class Simulation {
  public:
   explicit Simulation(uint64_t seed) : random_(seed) {
     budget_.decode_seqs_max = static_cast<int>(1 + random_() % 5);
     budget_.prefills_max = static_cast<int>(1 + random_() % 3);
     n_slabs_ = static_cast<int64_t>(8 + random_() % 16);
+    // Half of the loads refuse what waits for memory.
+    budget_.memory_wait_max =
+        seed % 2 == 0 ? absl::Milliseconds(random_() % 3000) : absl::InfiniteDuration();
     for (SequenceId id = 1; id <= 25; ++id) {
       jobs_[id] = {.arrival_step = static_cast<int>(random_() % 300),
                    .slices = static_cast<int64_t>(1 + random_() % 60),
@@ -135,6 +184,7 @@ class Simulation {
       Arrive(step);
       budget_.slabs_free = n_slabs_ - slabs_used_;
       budget_.slabs_reserved = state_.running.empty() ? 0 : 1;
+      NoteShortages(budget_, now_, &state_);
       const StepPlan plan = PlanStep(state_, budget_, now_);
       ASSERT_EQ(plan, PlanStep(state_, budget_, now_));  // G4
       CheckPlan(plan);
@@ -151,6 +201,7 @@ class Simulation {
     int tokens;
     int64_t slabs;
     int steps_without_decode = 0;
+    absl::Time short_since = absl::InfiniteFuture();
   };
 
   void Arrive(int step) {
@@ -194,9 +245,19 @@ class Simulation {
       ASSERT_EQ(plan.idle,
                 state_.waiting.empty() ? IdleReason::kNothingToDo : IdleReason::kWaitingForMemory);
     }
+    // G6
+    for (const WaitingSequence& waiting : state_.waiting) {
+      Job& job = jobs_[waiting.id];
+      const bool fits = job.slabs == 0 || job.slabs <= budget_.slabs_free - budget_.slabs_reserved;
+      job.short_since = fits ? absl::InfiniteFuture() : std::min(job.short_since, now_);
+      const bool is_refused =
+          std::find(plan.refuse.begin(), plan.refuse.end(), waiting.id) != plan.refuse.end();
+      ASSERT_EQ(is_refused, !fits && now_ - job.short_since >= budget_.memory_wait_max);
+    }
   }
 
   void Carry(const StepPlan& plan) {
+    n_done_ += plan.refuse.size();
     const int64_t admitted = plan.admit ? jobs_[*plan.admit].slices : 0;
     if (plan.admit.has_value()) slabs_used_ += jobs_[*plan.admit].slabs;
     ApplyPlan(plan, now_, admitted, &state_);

@@ -57,8 +57,8 @@ struct EngineOptions {
   int prefills_max = 4;
   // Sequences of one decode step; more take turns.
   int decode_seqs_max = 64;
-  // A call that has waited this long and still finds no memory for its pages is RESOURCE_EXHAUSTED
-  // "pages_exhausted". Long enough for an offload to free some.
+  // A call that finds no memory for its pages for this long is RESOURCE_EXHAUSTED
+  // "pages_exhausted"; scheduler.h decides. Long enough for an offload to free some.
   absl::Duration memory_wait_max = absl::Seconds(5);
 
   // -- Behavior -----------------------------------------------------------------------------------

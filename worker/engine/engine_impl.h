@@ -72,6 +72,8 @@ class Engine::Impl {
   StepBudget Budget() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   int64_t SlabsNeeded(const Sequence& sequence) const;
   void RunPlan(StepPlan plan);
+  // Ends a sequence that has waited for memory for too long.
+  void Refuse(Sequence& sequence);
   absl::Status Admit(Sequence& sequence);
   void RunDecode(const std::vector<SequenceId>& ids);
   void RunSlice(Sequence& sequence);

@@ -75,7 +75,9 @@ bool Engine::Impl::NextPlan(StepPlan* plan, Ended* ended) {
       RefreshWaiting();
       CollectEnded(now, ended);
       if (!ended->empty()) return true;
-      *plan = PlanStep(state_, Budget(), now);
+      const StepBudget budget = Budget();
+      NoteShortages(budget, now, &state_);
+      *plan = PlanStep(state_, budget, now);
       if (!plan->empty()) return true;
     }
     UpdateGauges(true);
@@ -108,6 +110,7 @@ StepBudget Engine::Impl::Budget() const {
   StepBudget budget;
   budget.decode_seqs_max = options_.decode_seqs_max;
   budget.prefills_max = options_.prefills_max;
+  budget.memory_wait_max = options_.memory_wait_max;
   budget.slabs_free = pool_->free_slabs();
   size_t sealing_bytes = 0;
   for (const RunningDecode& running : state_.running) {
@@ -131,23 +134,24 @@ void Engine::Impl::CollectEnded(absl::Time now, Ended* ended) {
                           absl::DeadlineExceededError("the deadline of the call has passed"));
     }
   }
-  if (!ended->empty()) return;
-  const StepBudget budget = Budget();
-  for (const WaitingSequence& waiting : state_.waiting) {
-    if (now - waiting.arrival < options_.memory_wait_max) continue;
-    if (waiting.slabs_needed <= budget.slabs_free - budget.slabs_reserved) continue;
-    Sequence& sequence = *sequences_.at(waiting.id);
-    const KvLayout& layout = sequence.session->kv->layout();
-    metrics_.OnRejected(kReasonPagesExhausted);
-    ended->emplace_back(&sequence, WithReason(absl::ResourceExhaustedError(fmt::format(
-                                                  "session {} needs {} blocks of pages, {} are "
-                                                  "free after {} s of waiting; offload or "
-                                                  "delete sessions, or raise --kv_memory",
-                                                  sequence.session->id, sequence.n_blocks_needed,
-                                                  pool_->FreeBlocks(layout.page_block_bytes()),
-                                                  absl::ToInt64Seconds(options_.memory_wait_max))),
-                                              kReasonPagesExhausted, RetryAfter()));
+}
+
+void Engine::Impl::Refuse(Sequence& sequence) {
+  const KvLayout& layout = sequence.session->kv->layout();
+  absl::Duration retry_after;
+  {
+    absl::MutexLock lock(&mutex_);
+    retry_after = RetryAfter();
   }
+  metrics_.OnRejected(kReasonPagesExhausted);
+  Finish(sequence,
+         WithReason(absl::ResourceExhaustedError(fmt::format(
+                        "session {} needs {} pages, {} are free after {} s of waiting; offload or "
+                        "delete sessions, or raise --kv_memory",
+                        sequence.session->id, sequence.n_pages_needed,
+                        pool_->FreeBlocks(layout.page_bytes()),
+                        absl::ToInt64Seconds(options_.memory_wait_max))),
+                    kReasonPagesExhausted, retry_after));
 }
 
 Sequence& Engine::Impl::Find(SequenceId id) {
@@ -156,6 +160,7 @@ Sequence& Engine::Impl::Find(SequenceId id) {
 }
 
 void Engine::Impl::RunPlan(StepPlan plan) {
+  for (const SequenceId id : plan.refuse) Refuse(Find(id));
   int64_t admitted_slices = 0;
   if (plan.admit.has_value()) {
     Sequence& sequence = Find(*plan.admit);

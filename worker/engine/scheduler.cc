@@ -35,13 +35,22 @@ std::optional<SequenceId> ChooseSlice(const EngineState& state, const StepBudget
   return chosen->id;
 }
 
+// The one place that knows whether a sequence may take its slabs now.
+bool Fits(const WaitingSequence& waiting, const StepBudget& budget) {
+  return waiting.slabs_needed <= std::max<int64_t>(budget.slabs_free - budget.slabs_reserved, 0);
+}
+
+bool IsRefused(const WaitingSequence& waiting, const StepBudget& budget, absl::Time now) {
+  return !Fits(waiting, budget) && now - waiting.short_since >= budget.memory_wait_max;
+}
+
 // The first that fits; later ones only while the first has not waited too long.
 std::optional<SequenceId> ChooseAdmission(const EngineState& state, const StepBudget& budget,
                                           absl::Time now) {
   if (state.prefills.size() >= static_cast<size_t>(budget.prefills_max)) return std::nullopt;
-  const int64_t slabs = budget.slabs_free - budget.slabs_reserved;
   for (const WaitingSequence& waiting : state.waiting) {
-    if (waiting.slabs_needed <= std::max<int64_t>(slabs, 0)) return waiting.id;
+    if (Fits(waiting, budget)) return waiting.id;
+    if (IsRefused(waiting, budget, now)) continue;
     if (now - waiting.arrival >= budget.overtake_wait_max) return std::nullopt;
   }
   return std::nullopt;
@@ -49,10 +58,20 @@ std::optional<SequenceId> ChooseAdmission(const EngineState& state, const StepBu
 
 }  // namespace
 
+void NoteShortages(const StepBudget& budget, absl::Time now, EngineState* state) {
+  for (WaitingSequence& waiting : state->waiting) {
+    waiting.short_since =
+        Fits(waiting, budget) ? absl::InfiniteFuture() : std::min(waiting.short_since, now);
+  }
+}
+
 StepPlan PlanStep(const EngineState& state, const StepBudget& budget, absl::Time now) {
   LEXICO_CHECK_GT(budget.decode_seqs_max, 0);
   LEXICO_CHECK_GT(budget.prefills_max, 0);
   StepPlan plan;
+  for (const WaitingSequence& waiting : state.waiting) {
+    if (IsRefused(waiting, budget, now)) plan.refuse.push_back(waiting.id);
+  }
   plan.decode = ChooseDecodes(state, budget.decode_seqs_max);
   plan.admit = ChooseAdmission(state, budget, now);
   plan.slice = ChooseSlice(state, budget, now);
@@ -63,6 +82,9 @@ StepPlan PlanStep(const EngineState& state, const StepBudget& budget, absl::Time
 }
 
 void ApplyPlan(const StepPlan& plan, absl::Time now, int64_t admitted_slices, EngineState* state) {
+  std::erase_if(state->waiting, [&](const WaitingSequence& waiting) {
+    return std::find(plan.refuse.begin(), plan.refuse.end(), waiting.id) != plan.refuse.end();
+  });
   for (RunningDecode& decode : state->running) {
     if (std::find(plan.decode.begin(), plan.decode.end(), decode.id) != plan.decode.end()) {
       decode.last_step = state->step;

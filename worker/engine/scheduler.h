@@ -16,6 +16,9 @@
 //       first waiting sequence is not overtaken once it has waited overtake_wait_max
 //   G4  the same (state, budget, now) gives the same plan
 //   G5  an empty plan is returned only if nothing can run, and then plan.idle says why
+//   G6  a waiting sequence is refused once its slabs have been missing for memory_wait_max without
+//   a
+//       break, and not for anything else: none that fits is refused, whatever else it waits for
 #pragma once
 
 #include <cstdint>
@@ -43,6 +46,8 @@ struct WaitingSequence {
   SequenceId id = 0;
   absl::Time arrival;
   int64_t slabs_needed = 0;  // of the page pool, for the pages of its prefill
+  // Since when they have been missing without a break (NoteShortages).
+  absl::Time short_since = absl::InfiniteFuture();
 };
 
 struct EngineState {
@@ -62,6 +67,8 @@ struct StepBudget {
   absl::Duration slice_wait_max = absl::Seconds(1);
   // How long smaller sequences may pass the first one that waits for memory.
   absl::Duration overtake_wait_max = absl::Seconds(5);
+  // How long a sequence waits for memory before it is refused.
+  absl::Duration memory_wait_max = absl::Seconds(5);
 };
 
 enum class IdleReason {
@@ -71,19 +78,26 @@ enum class IdleReason {
 };
 
 struct StepPlan {
+  std::vector<SequenceId> refuse;  // for want of memory
   std::vector<SequenceId> decode;
   std::optional<SequenceId> admit;  // becomes an active prefill; its first slice is in a later plan
   std::optional<SequenceId> slice;
   IdleReason idle = IdleReason::kNotIdle;
 
   bool operator==(const StepPlan&) const = default;
-  bool empty() const { return decode.empty() && !admit.has_value() && !slice.has_value(); }
+  bool empty() const {
+    return refuse.empty() && decode.empty() && !admit.has_value() && !slice.has_value();
+  }
 };
+
+// Keeps WaitingSequence::short_since; before every PlanStep, when slabs_needed and the budget are
+// those of `now`.
+void NoteShortages(const StepBudget& budget, absl::Time now, EngineState* state);
 
 StepPlan PlanStep(const EngineState& state, const StepBudget& budget, absl::Time now);
 
-// The state after the plan was carried out: counters, and the admitted sequence among the prefills
-// with `admitted_slices` left.
+// The state after the plan was carried out: counters, the refused are gone, and the admitted
+// sequence among the prefills with `admitted_slices` left.
 void ApplyPlan(const StepPlan& plan, absl::Time now, int64_t admitted_slices, EngineState* state);
 
 }  // namespace lexico::worker
