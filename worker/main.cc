@@ -83,8 +83,11 @@ absl::Status MakeEngine(Worker& worker, const kernels::Stream& stream) {
   if (!options.store.empty()) {
     LEXICO_ASSIGN_OR_RETURN(
         worker.store_client,
-        store::Client::Create(store::ClientOptions{.address = options.store, .tls = options.tls},
-                              worker.metrics.get()));
+        store::Client::Create(
+            store::ClientOptions{.address = options.store,
+                                 .tls = options.tls,
+                                 .stall_timeout = absl::Seconds(options.store_stall_timeout_s)},
+            worker.metrics.get()));
     worker.writer = std::make_unique<PageWriter>(worker.store_client.get(), worker.metrics.get(),
                                                  options.kv_memory_bytes / kWriterShare);
     engine.page_sink = [writer = worker.writer.get()](const std::string& session_id,

@@ -37,6 +37,10 @@ void AddFlags(CLI::App& app, WorkerOptions* options, std::string* kv_memory) {
       ->capture_default_str();
   app.add_option("--coordinator", options->coordinator, "Coordinator to register at, host:port");
   app.add_option("--store", options->store, "Cache store for sessions and pages, host:port");
+  app.add_option("--store_stall_timeout", options->store_stall_timeout_s,
+                 "Seconds without any progress after which a store call fails and can be retried")
+      ->check(CLI::Range(0.1, 3600.0))
+      ->capture_default_str();
   app.add_option("--worker_id", options->worker_id, "Name in the cluster (default: host and port)");
   app.add_option("--kv_memory", *kv_memory,
                  "Memory for keys and values, as in 4GiB (default: half of what is free)");

@@ -18,10 +18,11 @@ struct WorkerOptions {
   std::string address = "127.0.0.1:50052";
   std::string advertise_address;  // where the coordinator reaches us; default: `address`
   std::string metrics_address = "127.0.0.1:9091";
-  std::string coordinator;      // empty: none, the worker stands alone
-  std::string store;            // empty: none, sessions live and die with the worker
-  std::string worker_id;        // default: host name and port
-  double drain_timeout_s = 30;  // below Kubernetes' usual grace period of 60 s with a margin
+  std::string coordinator;            // empty: none, the worker stands alone
+  std::string store;                  // empty: none, sessions live and die with the worker
+  std::string worker_id;              // default: host name and port
+  double store_stall_timeout_s = 10;  // a disk that is busy answers within a second
+  double drain_timeout_s = 30;        // below Kubernetes' usual grace period of 60 s with a margin
   std::string log_level = "info";
   rpc::TlsOptions tls;
 

@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
+#include "absl/time/clock.h"
+#include "cache_store/client/manifest_stream.h"
 #include "cache_store/transfer/bulk_client.h"
 #include "lexico/v1/cache_store.grpc.pb.h"
 #include "proto/base/limits.h"
@@ -24,7 +28,8 @@ class ClientImpl : public Client {
       : options_(options),
         metrics_(metrics),
         stub_(v1::CacheStore::NewStub(channel)),
-        bulk_(BulkClient::Create({.retry_after = options.retry_after})) {
+        bulk_(BulkClient::Create(
+            {.stall_timeout = options.stall_timeout, .retry_after = options.retry_after})) {
     bulk_->SetAddress(options.bulk_address);
   }
 
@@ -65,7 +70,7 @@ class ClientImpl : public Client {
       }
       v1::HasPagesResponse response;
       grpc::ClientContext context;
-      context.set_deadline(absl::ToChronoTime(deadline));
+      SetDeadline(context, deadline);
       LEXICO_RETURN_IF_ERROR(Answer(stub_->HasPages(&context, request, &response)));
       if (response.present_size() != request.page_keys_size()) {
         return absl::InternalError(fmt::format("the store at {} answered for {} of {} pages",
@@ -79,52 +84,21 @@ class ClientImpl : public Client {
 
   absl::Status PutManifest(std::string_view session_id, uint64_t epoch, std::string_view manifest,
                            absl::Time deadline) override {
-    grpc::ClientContext context;
-    context.set_deadline(absl::ToChronoTime(deadline));
-    v1::PutManifestResponse response;
-    const auto writer = stub_->PutManifest(&context, &response);
-    v1::PutManifestRequest message;
-    message.set_session_id(std::string(session_id));
-    message.set_epoch(epoch);
-    do {
-      const std::string_view chunk = manifest.substr(0, base::kManifestChunkBytesMax);
-      manifest.remove_prefix(chunk.size());
-      message.set_manifest(std::string(chunk));
-      if (!writer->Write(message)) break;  // Finish says why
-      message.Clear();
-    } while (!manifest.empty());
-    writer->WritesDone();
-    return Answer(writer->Finish());
+    return Answer(SendManifest(*stub_, session_id, epoch, manifest, Limits(deadline)));
   }
 
   absl::StatusOr<StoredManifest> GetManifest(std::string_view session_id,
                                              absl::Time deadline) override {
-    grpc::ClientContext context;
-    context.set_deadline(absl::ToChronoTime(deadline));
-    v1::GetManifestRequest request;
-    request.set_session_id(std::string(session_id));
-    const auto reader = stub_->GetManifest(&context, request);
     StoredManifest manifest;
-    v1::GetManifestResponse chunk;
-    while (reader->Read(&chunk)) {
-      if (chunk.manifest().size() > base::kManifestBytesMax - manifest.bytes.size()) {
-        context.TryCancel();
-        return absl::InternalError(
-            fmt::format("the store at {} sends a manifest of more than {} "
-                        "bytes",
-                        options_.address, base::kManifestBytesMax));
-      }
-      manifest.bytes += chunk.manifest();
-      manifest.epoch = chunk.epoch();
-    }
-    LEXICO_RETURN_IF_ERROR(Answer(reader->Finish()));
+    LEXICO_RETURN_IF_ERROR(
+        Answer(ReceiveManifest(*stub_, session_id, Limits(deadline), &manifest)));
     return manifest;
   }
 
   absl::Status DeleteManifest(std::string_view session_id, uint64_t epoch,
                               absl::Time deadline) override {
     grpc::ClientContext context;
-    context.set_deadline(absl::ToChronoTime(deadline));
+    SetDeadline(context, deadline);
     v1::DeleteManifestRequest request;
     request.set_session_id(std::string(session_id));
     request.set_epoch(epoch);
@@ -134,7 +108,7 @@ class ClientImpl : public Client {
 
   absl::StatusOr<StoreInfo> GetStatus(absl::Time deadline) override {
     grpc::ClientContext context;
-    context.set_deadline(absl::ToChronoTime(deadline));
+    SetDeadline(context, deadline);
     v1::StoreStatus response;
     LEXICO_RETURN_IF_ERROR(Answer(stub_->GetStatus(&context, v1::GetStatusRequest(), &response)));
     StoreInfo info{.n_manifests = response.n_manifests(),
@@ -148,6 +122,13 @@ class ClientImpl : public Client {
   }
 
  private:
+  StreamLimits Limits(absl::Time deadline) const { return {deadline, options_.stall_timeout}; }
+  // Of a call of one small message each way, whose only progress is its answer.
+  void SetDeadline(grpc::ClientContext& context, absl::Time deadline) const {
+    context.set_deadline(
+        absl::ToChronoTime(std::min(deadline, absl::Now() + options_.stall_timeout)));
+  }
+
   // Runs `call` with a bulk address; once more at once when an existing connection turned out to be
   // dead, as after a restart of the store.
   template <typename Call>

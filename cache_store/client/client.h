@@ -7,7 +7,9 @@
 // Every call blocks and takes a deadline. Errors of all calls:
 //   Unavailable         the store is down or went away in the middle; nothing is known about an
 //                       unacknowledged put, repeating it is safe. rpc::RetryAfterOf says when.
-//   DeadlineExceeded    as above; the store may just be slow
+//   DeadlineExceeded    as above; the store hangs (ClientOptions::stall_timeout), or is too slow
+//   for
+//                       the call's deadline
 //   ResourceExhausted   the store is full; nothing of the call is acknowledged.
 //                       rpc::RetryAfterOf says when to try again
 // After Unavailable, calls fail at once (without a connection attempt) until the retry time.
@@ -39,6 +41,9 @@ struct ClientOptions {
   rpc::TlsOptions tls;  // of the control plane
   // How long calls fail at once after a failed connection attempt.
   absl::Duration retry_after = absl::Milliseconds(200);
+  // A store that takes a call and acknowledges nothing for this long hangs: the call fails then,
+  // however far its deadline is. A call that moves bytes may take until its deadline.
+  absl::Duration stall_timeout = absl::Seconds(10);
 };
 
 // A page to be stored. Payload bytes must stay unchanged until the call returns.

@@ -154,7 +154,7 @@ class BulkClientImpl : public BulkClient {
       absl::MutexLock lock(&mutex_);
       address = address_;
     }
-    session_ = std::make_shared<BulkSession>(&io_, address, options_.connect_timeout, connected_);
+    session_ = std::make_shared<BulkSession>(&io_, address, options_, connected_);
     asio::co_spawn(
         io_,
         [this, session = session_]() -> asio::awaitable<void> {

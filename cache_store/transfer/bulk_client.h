@@ -38,6 +38,9 @@ struct BulkIn {
 
 struct BulkClientOptions {
   absl::Duration connect_timeout = absl::Seconds(2);
+  // A connection on which requests wait and no byte moves for this long, in either direction, is
+  // closed: its store hangs. A large transfer takes as long as it takes.
+  absl::Duration stall_timeout = absl::Seconds(10);
   // After a failed attempt, calls fail at once for this long.
   absl::Duration retry_after = absl::Milliseconds(200);
   // Of one call; the caller's other frames wait until earlier ones are answered.
@@ -60,8 +63,9 @@ class BulkClient {
   virtual bool connected() const = 0;
 
   // OK: the store has acknowledged all pages. Unavailable: no connection, or lost in the middle.
-  // DeadlineExceeded: the connection is closed, which fails other calls that use it with
-  // Unavailable. Otherwise the store's answer to the first frame that it refused.
+  // DeadlineExceeded: the store hangs (stall_timeout), or the call's own deadline passed; the
+  // connection is closed, which in the second case fails other calls that use it with Unavailable.
+  // Otherwise the store's answer to the first frame that it refused.
   virtual absl::Status Put(std::span<const BulkOut> pages, absl::Time deadline) = 0;
   // OK: every page has a status of its own. Otherwise as Put; pages without an answer have the
   // call's status.

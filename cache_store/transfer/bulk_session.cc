@@ -1,6 +1,8 @@
 #include "cache_store/transfer/bulk_session.h"
 
 #include <fmt/format.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
 
 #include <algorithm>
 #include <boost/asio/co_spawn.hpp>
@@ -8,25 +10,24 @@
 #include <boost/asio/detached.hpp>
 #include <boost/asio/read.hpp>
 #include <boost/asio/write.hpp>
-#include <chrono>
 
 #include "proto/base/status.h"
 
 namespace lexico::store {
 
-using Time = std::chrono::steady_clock::time_point;
-
 BulkSession::BulkSession(asio::io_context* io, const std::string& address,
-                         absl::Duration connect_timeout,
+                         const BulkClientOptions& options,
                          std::shared_ptr<std::atomic<bool>> connected)
     : io_(io),
       address_(address),
-      connect_timeout_(connect_timeout),
+      connect_timeout_(options.connect_timeout),
+      stall_timeout_(options.stall_timeout),
       connected_(std::move(connected)),
       socket_(*io),
       resolver_(*io),
       wake_writer_(*io),
-      wake_end_(*io) {}
+      wake_end_(*io),
+      watch_timer_(*io) {}
 
 absl::Status BulkSession::Lost(const boost::system::error_code& error) const {
   return absl::UnavailableError(
@@ -42,6 +43,7 @@ void BulkSession::Close(const absl::Status& why) {
   socket_.close(ignored);
   resolver_.cancel();
   wake_writer_.cancel();
+  watch_timer_.cancel();
 }
 
 asio::awaitable<void> BulkSession::Run() {
@@ -51,7 +53,9 @@ asio::awaitable<void> BulkSession::Run() {
   if (!closed_) {
     was_connected_ = true;
     *connected_ = true;
+    last_progress_ = Time::clock::now();
     n_loops_ = 2;
+    asio::co_spawn(*io_, Watch(), asio::detached);
     asio::co_spawn(*io_, WriteRequests(), asio::detached);
     asio::co_spawn(*io_, ReadReplies(), asio::detached);
     while (n_loops_ > 0) {
@@ -119,6 +123,7 @@ asio::awaitable<absl::Status> BulkSession::Greet() {
 }
 
 void BulkSession::Submit(BulkRequest* request) {
+  if (pending_.empty()) last_progress_ = Time::clock::now();
   pending_[request->id] = request;
   outbox_.push_back(request);
   wake_writer_.cancel();
@@ -141,6 +146,29 @@ void BulkSession::Expire(uint64_t id) {
       fmt::format("bulk connection to {} was closed by a call that waited too long", address_)));
 }
 
+// A large frame can be in the kernel as a whole, and be on its way for long.
+void BulkSession::NoteAcknowledged() {
+  int n_unacknowledged = 0;
+  if (closed_ || ioctl(socket_.native_handle(), SIOCOUTQ, &n_unacknowledged) != 0) return;
+  if (n_unacknowledged < n_unacknowledged_) last_progress_ = Time::clock::now();
+  n_unacknowledged_ = n_unacknowledged;
+}
+
+asio::awaitable<void> BulkSession::Watch() {
+  const auto self = shared_from_this();
+  const auto stall = absl::ToChronoMilliseconds(stall_timeout_);
+  const auto tick = absl::ToChronoMilliseconds(std::min(absl::Seconds(1), stall_timeout_ / 4));
+  while (!closed_) {
+    watch_timer_.expires_after(tick);
+    co_await watch_timer_.async_wait(kAwait);
+    NoteAcknowledged();
+    if (closed_ || pending_.empty() || Time::clock::now() - last_progress_ < stall) continue;
+    Close(absl::DeadlineExceededError(
+        fmt::format("the store at {} keeps its connection open and has moved no byte for {}",
+                    address_, absl::FormatDuration(stall_timeout_))));
+  }
+}
+
 asio::awaitable<void> BulkSession::WriteRequests() {
   const auto self = shared_from_this();
   while (!closed_) {
@@ -152,7 +180,8 @@ asio::awaitable<void> BulkSession::WriteRequests() {
     writing_ = outbox_.front();
     outbox_.pop_front();
     finished_while_writing_ = false;
-    const auto [error, count] = co_await asio::async_write(socket_, writing_->out, kAwait);
+    const auto [error, count] =
+        co_await asio::async_write(socket_, writing_->out, NotingProgress(), kAwait);
     BulkRequest* written = std::exchange(writing_, nullptr);
     if (finished_while_writing_) {
       pending_.erase(written->id);
@@ -189,12 +218,14 @@ void BulkSession::FinishRequest(BulkRequest* request, const absl::Status& status
 
 asio::awaitable<absl::Status> BulkSession::ReadReply() {
   std::array<uint8_t, kFrameHeaderBytes> head;
-  const auto [head_error, n_head] = co_await asio::async_read(socket_, asio::buffer(head), kAwait);
+  const auto [head_error, n_head] =
+      co_await asio::async_read(socket_, asio::buffer(head), NotingProgress(), kAwait);
   if (head_error) co_return Lost(head_error);
   const auto header = DecodeFrameHeader(head);
   if (!header.ok()) co_return absl::UnavailableError(std::string(header.status().message()));
   std::vector<uint8_t> table(header->table_bytes);
-  const auto [error, n_read] = co_await asio::async_read(socket_, asio::buffer(table), kAwait);
+  const auto [error, n_read] =
+      co_await asio::async_read(socket_, asio::buffer(table), NotingProgress(), kAwait);
   if (error) co_return Lost(error);
   if (const absl::Status whole = CheckFrame(head, table); !whole.ok()) {
     co_return absl::UnavailableError(std::string(whole.message()));
@@ -236,7 +267,7 @@ asio::awaitable<absl::Status> BulkSession::ReadPages(const FrameHeader& header,
       in.push_back(asio::buffer(aside.emplace_back(item.bytes, '\0')));
     }
   }
-  const auto [error, count] = co_await asio::async_read(socket_, in, kAwait);
+  const auto [error, count] = co_await asio::async_read(socket_, in, NotingProgress(), kAwait);
   if (error) co_return Lost(error);
   for (size_t i = 0; i < items->size(); ++i) {
     BulkIn& page = request->pages_in[i];

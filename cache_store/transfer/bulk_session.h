@@ -9,6 +9,7 @@
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -48,7 +49,7 @@ struct BulkRequest {
 class BulkSession : public std::enable_shared_from_this<BulkSession> {
  public:
   // `connected` is true while requests can be sent.
-  BulkSession(asio::io_context* io, const std::string& address, absl::Duration connect_timeout,
+  BulkSession(asio::io_context* io, const std::string& address, const BulkClientOptions& options,
               std::shared_ptr<std::atomic<bool>> connected);
 
   // Connects and serves until the end; every request has been finished then.
@@ -64,10 +65,24 @@ class BulkSession : public std::enable_shared_from_this<BulkSession> {
   const absl::Status& why_closed() const { return why_closed_; }
 
  private:
+  using Time = std::chrono::steady_clock::time_point;
+  // Of one step of a transfer, as asio's own transfer_all.
+  static constexpr size_t kTransferBytesMax = 65536;
+
   asio::awaitable<absl::Status> Connect();
   asio::awaitable<absl::Status> Greet();
   asio::awaitable<void> WriteRequests();
   asio::awaitable<void> ReadReplies();
+  // Closes the connection when requests wait and no byte moves for stall_timeout.
+  asio::awaitable<void> Watch();
+  void NoteAcknowledged();
+  // A completion condition: transfer all, and note every step as a sign of life.
+  auto NotingProgress() {
+    return [this](const boost::system::error_code& error, size_t n_bytes) -> size_t {
+      if (n_bytes > 0) last_progress_ = Time::clock::now();
+      return error ? 0 : kTransferBytesMax;
+    };
+  }
   asio::awaitable<absl::Status> ReadReply();
   asio::awaitable<absl::Status> ReadPages(const FrameHeader& header,
                                           const std::vector<uint8_t>& table, BulkRequest* request);
@@ -78,11 +93,15 @@ class BulkSession : public std::enable_shared_from_this<BulkSession> {
   asio::io_context* const io_;
   const std::string address_;
   const absl::Duration connect_timeout_;
+  const absl::Duration stall_timeout_;
   const std::shared_ptr<std::atomic<bool>> connected_;
   Tcp::socket socket_;
   Tcp::resolver resolver_;
   asio::steady_timer wake_writer_;  // never expires; cancelled when there is something to do
   asio::steady_timer wake_end_;     // likewise, when both loops have ended
+  asio::steady_timer watch_timer_;
+  Time last_progress_;        // a byte moved, or a request came when none waited
+  int n_unacknowledged_ = 0;  // bytes in the kernel that the peer's has not taken, at the last look
   std::deque<BulkRequest*> outbox_;
   std::map<uint64_t, BulkRequest*> pending_;  // not finished, in the outbox or sent
   BulkRequest* writing_ = nullptr;

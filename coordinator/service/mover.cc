@@ -6,6 +6,7 @@
 #include "coordinator/service/convert.h"
 #include "coordinator/service/errors.h"
 #include "coordinator/service/worker_call.h"
+#include "proto/rpc/status_map.h"
 #include "proto/rpc/timestamp.h"
 
 namespace lexico::coord {
@@ -42,6 +43,8 @@ absl::StatusOr<Located> Mover::Locate(const Caller& caller, const Hold& hold) {
     if (!route.ok()) return last.ok() ? route.status() : last;
     if (route->reason != RouteReason::kAffinity) {
       last = TakeUp(hold, route->worker_id);
+      // Two workers agree about the store: a third would only wait for it again.
+      if (attempt > 0 && rpc::ReasonOf(last) == "store_unavailable") return last;
       if (IsWorthAnotherWorker(last) || IsStaleOwner(last)) {
         request.excluded.insert(route->worker_id);
         continue;

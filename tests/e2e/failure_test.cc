@@ -1,5 +1,6 @@
 // Processes that die and resources that run out, each with a cluster of its own.
 #include <gtest/gtest.h>
+#include <signal.h>
 
 #include <atomic>
 #include <thread>
@@ -109,6 +110,38 @@ TEST(FailureTest, StoreMayDieWhileAnswersGoOn) {
   })) << session->n_durable_tokens();
   // What was stored before and after the store's death is enough to go on without the worker.
   cluster.Kill(worker);
+  ExpectAnswers(cluster, prepared, 1);
+}
+
+TEST(FailureTest, StoreThatHangsFailsMovesSoonAndHoldsUpNoAnswer) {
+  Cluster cluster({.n_workers = 2, .worker_flags = {"--store_stall_timeout=1"}});
+  const Prepared prepared = Prepare(cluster, 37);
+  const std::string worker = WorkerOf(cluster, prepared.id);
+  ASSERT_TRUE(
+      Cluster::Eventually([&] { return cluster.Metric(worker, "lexico_pages_behind") == 0; }));
+  const auto expect_refused = [](const absl::Status& status, absl::Time begin) {
+    EXPECT_THAT(status, StatusIs(StatusCode::kUnavailable, "store"));
+    EXPECT_EQ(rpc::ReasonOf(status), "store_unavailable");
+    EXPECT_GT(rpc::RetryAfterOf(status), absl::ZeroDuration());
+    EXPECT_LT(absl::Now() - begin, absl::Seconds(10));
+  };
+  cluster.process("store").Signal(SIGSTOP);
+  absl::Time begin = absl::Now();
+  expect_refused(cluster.Offload(prepared.id).status(), begin);
+  begin = absl::Now();
+  expect_refused(cluster.Migrate(prepared.id).status(), begin);
+  // It is where it was, and answers.
+  EXPECT_EQ(WorkerOf(cluster, prepared.id), worker);
+  ExpectAnswers(cluster, prepared, 0);
+  cluster.process("store").Signal(SIGCONT);
+  ASSERT_TRUE(Cluster::Eventually([&] { return cluster.Offload(prepared.id).ok(); }));
+
+  cluster.process("store").Signal(SIGSTOP);
+  begin = absl::Now();
+  expect_refused(cluster.Restore(prepared.id).status(), begin);
+  EXPECT_EQ(cluster.Get(prepared.id)->state(), v1::SESSION_STATE_OFFLOADED);
+  cluster.process("store").Signal(SIGCONT);
+  ASSERT_TRUE(Cluster::Eventually([&] { return cluster.Restore(prepared.id).ok(); }));
   ExpectAnswers(cluster, prepared, 1);
 }
 

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 
@@ -25,9 +26,10 @@ sockaddr_in Loopback(int port) {
 }
 
 // Moves what is there from one socket to the other; false when either has closed.
-bool Forward(int from, int to) {
+bool Forward(int from, int to, size_t n_bytes_max) {
   std::array<char, 65536> buffer;
-  const ssize_t n_read = recv(from, buffer.data(), buffer.size(), 0);
+  const size_t size = n_bytes_max == 0 ? buffer.size() : std::min(buffer.size(), n_bytes_max);
+  const ssize_t n_read = recv(from, buffer.data(), size, 0);
   if (n_read <= 0) return n_read < 0 && errno == EINTR;
   ssize_t n_sent = 0;
   while (n_sent < n_read) {
@@ -44,6 +46,9 @@ bool Forward(int from, int to) {
 TcpRelay::TcpRelay(int target_port) : target_port_(target_port) {
   listen_fd_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   LEXICO_CHECK_GE(listen_fd_, 0);
+  // Small, so that a sender feels how fast bytes move. Accepted sockets inherit it.
+  const int buffer_bytes = 1 << 17;
+  setsockopt(listen_fd_, SOL_SOCKET, SO_RCVBUF, &buffer_bytes, sizeof(buffer_bytes));
   sockaddr_in address = Loopback(0);
   LEXICO_CHECK_EQ(bind(listen_fd_, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
   LEXICO_CHECK_EQ(listen(listen_fd_, 16), 0);
@@ -76,6 +81,9 @@ void TcpRelay::AcceptOne(std::vector<Pair>* pairs) {
 void TcpRelay::Loop() {
   std::vector<Pair> pairs;
   while (!is_cut_) {
+    const size_t n_bytes = n_bytes_;
+    if (is_held_ || n_bytes > 0) usleep(1000 * kPollMs);
+    if (is_held_) continue;
     std::vector<pollfd> fds = {{listen_fd_, POLLIN, 0}};
     for (const Pair& pair : pairs) {
       fds.push_back({pair.client_fd, POLLIN, 0});
@@ -86,8 +94,10 @@ void TcpRelay::Loop() {
     for (size_t i = 0; i < pairs.size(); ++i) {
       const Pair& pair = pairs[i];
       bool is_open = true;
-      if (fds[1 + 2 * i].revents != 0) is_open = Forward(pair.client_fd, pair.server_fd);
-      if (is_open && fds[2 + 2 * i].revents != 0) is_open = Forward(pair.server_fd, pair.client_fd);
+      if (fds[1 + 2 * i].revents != 0) is_open = Forward(pair.client_fd, pair.server_fd, n_bytes);
+      if (is_open && fds[2 + 2 * i].revents != 0) {
+        is_open = Forward(pair.server_fd, pair.client_fd, n_bytes);
+      }
       if (is_open) {
         open.push_back(pair);
       } else {

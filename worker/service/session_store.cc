@@ -8,6 +8,8 @@
 #include "proto/base/bytes.h"
 #include "proto/base/status.h"
 #include "proto/rpc/status_map.h"
+#include "worker/engine/errors.h"
+#include "worker/service/service_context.h"
 
 namespace lexico::worker {
 namespace {
@@ -20,12 +22,24 @@ constexpr absl::Duration kCancelledCommitDelay = absl::Seconds(5);
 // Keys of one HasPages call: 1 MiB.
 constexpr size_t kHasBatch = 65536;
 
+bool IsOutOfReach(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
+}
+
 // A store that is down is not a worker that is down: the reason word makes the difference.
 absl::Status StoreError(const absl::Status& status) {
-  if (!absl::IsUnavailable(status) && !absl::IsDeadlineExceeded(status)) return status;
-  return rpc::WithDetail(absl::UnavailableError(fmt::format("the cache store cannot be reached: {}",
-                                                            std::string(status.message()))),
-                         "store_unavailable", absl::Seconds(1));
+  if (!IsOutOfReach(status)) return status;
+  return rpc::WithDetail(
+      absl::UnavailableError(
+          fmt::format("the cache store {}: {}",
+                      absl::IsUnavailable(status) ? "cannot be reached" : "does not answer in time",
+                      std::string(status.message()))),
+      "store_unavailable", absl::Seconds(1));
+}
+
+absl::Status Busy() {
+  return rpc::WithDetail(absl::FailedPreconditionError("a call uses the session"),
+                         kReasonSessionBusy);
 }
 
 // Names neither the other tenant nor its text: the answer may reach this session's client.
@@ -42,9 +56,10 @@ absl::Status CheckIdentity(const SessionIdentity& identity, const store::Manifes
       fmt::format("the store has only another session of the id {}", identity.session_id));
 }
 
-// Receives the pages and windows that the store has; returns how many came damaged.
-int64_t Fetch(store::Client& client, SessionImport& import, const store::Manifest& manifest,
-              absl::Time deadline) {
+// Receives the pages and windows that the store has; returns how many came damaged. Unavailable or
+// DeadlineExceeded: the store went away or hangs, and what is missing may be there all the same.
+absl::StatusOr<int64_t> Fetch(store::Client& client, SessionImport& import,
+                              const store::Manifest& manifest, absl::Time deadline) {
   std::vector<store::PageIn> pages(import.n_pages() + import.n_windows());
   for (int64_t i = 0; i < import.n_pages(); ++i) {
     pages[i].expected.key = import.page_key(i);
@@ -57,6 +72,7 @@ int64_t Fetch(store::Client& client, SessionImport& import, const store::Manifes
   }
   for (store::PageIn& page : pages) page.expected.model = manifest.model;
   const absl::Status fetched = client.GetPages(pages, deadline);
+  if (IsOutOfReach(fetched)) return fetched;
   if (!fetched.ok()) {
     spdlog::warn("session {}: pages not fetched: {}", manifest.session_id,
                  std::string(fetched.message()));
@@ -95,7 +111,9 @@ SessionStore::SessionStore(store::Client* client, PageWriter* writer, Engine* en
 SessionStore::~SessionStore() { writer_->Stop(); }
 
 void SessionStore::Note(const absl::Status& status) {
-  const bool reachable = !absl::IsUnavailable(status) && !absl::IsDeadlineExceeded(status);
+  const bool reachable = !IsOutOfReach(status);
+  if (absl::IsDeadlineExceeded(status)) is_hung_ = true;
+  if (reachable) is_hung_ = false;
   if (is_reachable_.exchange(reachable) == reachable) return;
   if (reachable) {
     spdlog::info("the cache store answers again");
@@ -124,6 +142,10 @@ absl::Status SessionStore::PutManifest(const SessionRecord& record, store::Manif
 }
 
 absl::Status SessionStore::Commit(const SessionRecord& record) {
+  if (is_hung_) {
+    writer_->SyncLater(record.session_id, absl::Now());
+    return absl::OkStatus();
+  }
   absl::StatusOr<SessionSnapshot> snapshot =
       engine_->Export(record.session_id, /*with_window=*/false);
   if (!snapshot.ok()) return snapshot.status();
@@ -203,16 +225,17 @@ absl::Status SessionStore::Offload(const SessionRecord& record, absl::Time deadl
 absl::Status SessionStore::Sync(const std::string& session_id) {
   // Without taking the session, which would refuse its client: the record and the log belong
   // together when nobody used the session before, during and after the export.
-  if (table_->IsInUse(session_id)) return absl::FailedPreconditionError("busy");
+  if (table_->IsInUse(session_id)) return Busy();
   LEXICO_ASSIGN_OR_RETURN(const SessionRecord record, table_->Find(session_id));
-  LEXICO_ASSIGN_OR_RETURN(SessionSnapshot snapshot, engine_->Export(session_id, false));
+  absl::StatusOr<SessionSnapshot> snapshot = engine_->Export(session_id, false);
+  if (!snapshot.ok()) return FromEngine(snapshot.status());
   LEXICO_RETURN_IF_ERROR(CheckUnused(record));
   const absl::Time deadline = absl::Now() + kSyncTimeout;
-  absl::Status status = PutMissing(snapshot, deadline);
+  absl::Status status = PutMissing(*snapshot, deadline);
   if (status.ok()) {
     // A call that ended during the upload has committed a newer state.
     LEXICO_RETURN_IF_ERROR(CheckUnused(record));
-    status = PutManifest(record, std::move(snapshot.manifest), deadline);
+    status = PutManifest(record, std::move(snapshot->manifest), deadline);
   }
   Note(status);
   LEXICO_RETURN_IF_ERROR(status);
@@ -225,7 +248,7 @@ absl::Status SessionStore::CheckUnused(const SessionRecord& record) {
   LEXICO_ASSIGN_OR_RETURN(const SessionRecord now, table_->Get(record.session_id, record.epoch));
   const bool is_unused =
       !table_->IsInUse(record.session_id) && now.last_use_time == record.last_use_time;
-  return is_unused ? absl::OkStatus() : absl::FailedPreconditionError("busy");
+  return is_unused ? absl::OkStatus() : Busy();
 }
 
 absl::StatusOr<SessionStore::Restored> SessionStore::Restore(const SessionIdentity& identity,
@@ -256,12 +279,14 @@ absl::StatusOr<SessionStore::Restored> SessionStore::Restore(const SessionIdenti
   restored.record.n_durable_tokens = static_cast<int64_t>(manifest.tokens.size());
 
   LEXICO_ASSIGN_OR_RETURN(std::unique_ptr<SessionImport> import, engine_->BeginImport(manifest));
-  const int64_t n_damaged = Fetch(*client_, *import, manifest, deadline);
+  const absl::StatusOr<int64_t> n_damaged = Fetch(*client_, *import, manifest, deadline);
+  Note(n_damaged.status());
+  if (!n_damaged.ok()) return StoreError(n_damaged.status());
   LEXICO_ASSIGN_OR_RETURN(const SessionInfo info,
                           engine_->FinishImport(session_id, std::move(import)));
   restored.n_lost_tokens = info.n_pending_tokens;
   spdlog::info("session {} restored: {} tokens, {} of them to be prefilled again, {} damaged pages",
-               session_id, info.n_tokens, info.n_pending_tokens, n_damaged);
+               session_id, info.n_tokens, info.n_pending_tokens, *n_damaged);
   metrics_->Histogram("lexico_restore_seconds").Observe(absl::ToDoubleSeconds(absl::Now() - begin));
   return restored;
 }

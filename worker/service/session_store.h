@@ -36,7 +36,8 @@ class SessionStore {
 
   // Puts the token log of a session that the caller uses. OK also when the store cannot take it
   // now: it is put later, and n_durable_tokens lags until then. Aborted "epoch_stale": another
-  // owner has the session.
+  // owner has the session. Waits for two seconds at most, and for a store that hung the last time
+  // not at all, until it has answered the writer.
   absl::Status Commit(const SessionRecord& record);
   // Puts the token log and fails where Commit puts it off: Unavailable "store_unavailable". The
   // fence of a new owner: when it is OK, no former owner can write the session any more.
@@ -52,8 +53,9 @@ class SessionStore {
     SessionRecord record;
     int64_t n_lost_tokens = 0;  // pending, to be prefilled again
   };
-  // The session into the engine, at `epoch`. NotFound: the store has none of that id, or only what
-  // an earlier session of that id left. DataLoss: its manifest is damaged. FailedPrecondition: of
+  // The session into the engine, at `epoch`. Unavailable "store_unavailable": nothing of it is here
+  // and it is in the store as before. NotFound: the store has none of that id, or only what an
+  // earlier session of that id left. DataLoss: its manifest is damaged. FailedPrecondition: of
   // another model or dictionary.
   absl::StatusOr<Restored> Restore(const SessionIdentity& identity, uint64_t epoch,
                                    absl::Time deadline);
@@ -71,7 +73,7 @@ class SessionStore {
   absl::Status PutManifest(const SessionRecord& record, store::Manifest manifest,
                            absl::Time deadline);
   absl::Status Sync(const std::string& session_id);
-  // FailedPrecondition: a call uses the session, or has since `record` was taken.
+  // "session_busy": a call uses the session, or has since `record` was taken.
   absl::Status CheckUnused(const SessionRecord& record);
   // Says when the store becomes unreachable and when it is back, once each.
   void Note(const absl::Status& status);
@@ -83,6 +85,7 @@ class SessionStore {
   const std::string model_name_;
   base::Metrics* const metrics_;
   std::atomic<bool> is_reachable_ = true;
+  std::atomic<bool> is_hung_ = false;  // the last call that it took was not answered in time
 };
 
 }  // namespace lexico::worker
