@@ -9,6 +9,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "cache_store/client/client.h"
 #include "cache_store/format/manifest.h"
 #include "proto/base/bytes.h"
@@ -42,6 +43,16 @@ class FakeStoreClient : public store::Client {
     absl::MutexLock lock(&mutex_);
     return n_overtaken_;
   }
+  // A batch with a page of which `why` says something else than OK is refused with that.
+  void Refuse(std::function<absl::Status(const store::PageHeader&)> why) {
+    absl::MutexLock lock(&mutex_);
+    refuse_ = std::move(why);
+  }
+  // PutManifest calls that an answer waits for, known by their short deadline.
+  int n_commits() const {
+    absl::MutexLock lock(&mutex_);
+    return n_commits_;
+  }
   // Runs `meanwhile` in the middle of the next call of that kind: HasPages or GetPages.
   void InNextHasPages(std::function<void()> meanwhile) {
     absl::MutexLock lock(&mutex_);
@@ -63,6 +74,11 @@ class FakeStoreClient : public store::Client {
   absl::Status PutPages(std::span<const store::PageOut> pages, absl::Time) override {
     absl::MutexLock lock(&mutex_);
     if (!failure_.ok()) return failure_;
+    for (const store::PageOut& page : pages) {
+      const absl::Status refused =
+          refuse_ ? refuse_(*store::DecodeHeader(page.header)) : absl::OkStatus();
+      if (!refused.ok()) return refused;
+    }
     for (const store::PageOut& page : pages) {
       std::string bytes(page.header.begin(), page.header.end());
       bytes.append(reinterpret_cast<const char*>(page.payload.data()), page.payload.size());
@@ -101,8 +117,9 @@ class FakeStoreClient : public store::Client {
     return has;
   }
   absl::Status PutManifest(std::string_view session_id, uint64_t epoch, std::string_view manifest,
-                           absl::Time) override {
+                           absl::Time deadline) override {
     absl::MutexLock lock(&mutex_);
+    if (deadline < absl::Now() + absl::Seconds(5)) ++n_commits_;
     if (!failure_.ok()) return failure_;
     const auto next = store::DecodeManifest(base::AsBytes(manifest));
     if (!next.ok()) return absl::InvalidArgumentError(next.status().message());
@@ -153,6 +170,8 @@ class FakeStoreClient : public store::Client {
   mutable absl::Mutex mutex_;
   std::function<void()> in_has_pages_;
   std::function<void()> in_get_pages_;
+  std::function<absl::Status(const store::PageHeader&)> refuse_ ABSL_GUARDED_BY(mutex_);
+  int n_commits_ ABSL_GUARDED_BY(mutex_) = 0;
   int n_overtaken_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   std::map<store::PageKey, std::string> pages_ ABSL_GUARDED_BY(mutex_);

@@ -4,9 +4,13 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <iterator>
+#include <utility>
 
 #include "absl/time/clock.h"
 #include "proto/base/status.h"
+#include "proto/rpc/status_map.h"
+#include "worker/engine/errors.h"
 
 namespace lexico::worker {
 namespace {
@@ -17,6 +21,18 @@ constexpr absl::Duration kBackoffMin = absl::Milliseconds(200);
 constexpr absl::Duration kBackoffMax = absl::Seconds(5);
 // A session that is busy or newly cancelled is looked at again after this.
 constexpr absl::Duration kSyncRetry = absl::Seconds(1);
+// A sync that the store refuses is tried again less and less often, up to this.
+constexpr absl::Duration kSyncRetryMax = absl::Minutes(1);
+// A batch that fails is sent again as a whole: what of it may have been in vain.
+constexpr size_t kBatchBytes = 16u << 20;
+
+bool IsOutOfReach(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
+}
+// A full store refuses everybody's pages, for a while; anything else is about these pages.
+bool IsAboutThePages(const absl::Status& status) {
+  return !status.ok() && !IsOutOfReach(status) && !absl::IsResourceExhausted(status);
+}
 
 size_t BytesOf(const PageExport& page) { return page.header.shape.payload_bytes(); }
 
@@ -58,7 +74,8 @@ void PageWriter::Stop() {
   absl::MutexLock lock(&mutex_);
   queue_.clear();
   queue_bytes_ = 0;
-  syncs_.clear();
+  late_.clear();
+  n_late_pages_ = 0;
   Report();
 }
 
@@ -72,7 +89,7 @@ void PageWriter::Push(const std::string& session_id, std::vector<PageExport> pag
   }
   while (queue_bytes_ > queue_bytes_max_ && queue_.size() > 1) {
     queue_bytes_ -= BytesOf(queue_.front().page);
-    syncs_.try_emplace(queue_.front().session_id, absl::Now() + kSyncRetry);
+    LeaveToSync(queue_.front().session_id, 1);
     dropped.push_back(std::move(queue_.front()));
     queue_.pop_front();
   }
@@ -86,90 +103,174 @@ void PageWriter::Push(const std::string& session_id, std::vector<PageExport> pag
 
 void PageWriter::SyncLater(const std::string& session_id, absl::Time when) {
   absl::MutexLock lock(&mutex_);
-  syncs_[session_id] = when;
+  LateOf(session_id, when).when = when;
   changed_.SignalAll();
 }
 
 int64_t PageWriter::pages_behind() const {
   absl::MutexLock lock(&mutex_);
-  return static_cast<int64_t>(queue_.size()) + n_in_flight_;
+  return Behind();
 }
 
-void PageWriter::Report() {
-  behind_gauge_.Set(static_cast<double>(static_cast<int64_t>(queue_.size()) + n_in_flight_));
+int64_t PageWriter::Behind() const {
+  return static_cast<int64_t>(queue_.size()) + n_in_flight_ + n_late_pages_;
 }
 
-bool PageWriter::WriteBatch() {
+void PageWriter::Report() { behind_gauge_.Set(static_cast<double>(Behind())); }
+
+void PageWriter::Pause::Grow() {
+  next = std::clamp(next * 2, kBackoffMin, kBackoffMax);
+  until = absl::Now() + next;
+}
+
+PageWriter::Late& PageWriter::LateOf(const std::string& session_id, absl::Time when) {
+  return late_.try_emplace(session_id, Late{.when = when, .backoff = kSyncRetry}).first->second;
+}
+
+void PageWriter::LeaveToSync(const std::string& session_id, int64_t n_pages) {
+  LateOf(session_id, absl::Now() + kSyncRetry).n_pages += n_pages;
+  n_late_pages_ += n_pages;
+}
+
+// -- The queue
+// -------------------------------------------------------------------------------------------
+
+std::vector<PageWriter::Entry> PageWriter::TakeBatch() {
   std::vector<Entry> batch;
-  {
-    absl::MutexLock lock(&mutex_);
-    while (!queue_.empty() && batch.size() < kBatchPages) {
-      queue_bytes_ -= BytesOf(queue_.front().page);
-      batch.push_back(std::move(queue_.front()));
-      queue_.pop_front();
-    }
-    n_in_flight_ = static_cast<int64_t>(batch.size());
+  absl::MutexLock lock(&mutex_);
+  if (absl::Now() < queue_pause_.until) return batch;
+  size_t bytes = 0;
+  while (!queue_.empty() && batch.size() < kBatchPages && bytes < kBatchBytes) {
+    bytes += BytesOf(queue_.front().page);
+    batch.push_back(std::move(queue_.front()));
+    queue_.pop_front();
   }
-  if (batch.empty()) return true;
+  queue_bytes_ -= bytes;
+  n_in_flight_ = static_cast<int64_t>(batch.size());
+  return batch;
+}
+
+absl::Status PageWriter::Put(const std::vector<Entry>& entries) {
   std::vector<const PageExport*> pages;
-  for (const Entry& entry : batch) pages.push_back(&entry.page);
-  const absl::Status status = PutPages(*client_, pages, absl::Now() + kPutTimeout);
+  for (const Entry& entry : entries) pages.push_back(&entry.page);
+  return PutPages(*client_, pages, absl::Now() + kPutTimeout);
+}
+
+void PageWriter::WriteBatch() {
+  std::vector<Entry> batch = TakeBatch();
+  if (batch.empty()) return;
+  absl::Status status = Put(batch);
+  if (IsAboutThePages(status)) status = PutApart(&batch);
   absl::MutexLock lock(&mutex_);
   n_in_flight_ = 0;
-  if (!status.ok()) {
+  if (status.ok()) {
+    queue_pause_.End();
+  } else {
     spdlog::warn("{} pages not stored yet: {}", batch.size(), std::string(status.message()));
     for (auto it = batch.rbegin(); it != batch.rend(); ++it) {
       queue_bytes_ += BytesOf(it->page);
       queue_.push_front(std::move(*it));
     }
+    queue_pause_.Grow();
   }
   Report();
-  return status.ok();
 }
 
-bool PageWriter::RunSyncs() {
-  while (true) {
-    std::string session_id;
-    {
-      absl::MutexLock lock(&mutex_);
-      if (is_stopping_) return true;
-      const absl::Time now = absl::Now();
-      const auto due = std::find_if(syncs_.begin(), syncs_.end(),
-                                    [&](const auto& entry) { return entry.second <= now; });
-      if (due == syncs_.end()) return true;
-      session_id = due->first;
-      syncs_.erase(due);
+absl::Status PageWriter::PutApart(std::vector<Entry>* batch) {
+  std::map<std::string, std::vector<Entry>> by_session;
+  for (Entry& entry : *batch) by_session[entry.session_id].push_back(std::move(entry));
+  batch->clear();
+  absl::Status again;
+  for (auto& [session_id, entries] : by_session) {
+    const absl::Status status = again.ok() ? Put(entries) : again;
+    if (status.ok()) continue;
+    if (!IsAboutThePages(status)) {
+      again = status;
+      std::move(entries.begin(), entries.end(), std::back_inserter(*batch));
+      continue;
     }
-    const absl::Status status = sync_(session_id);
-    if (status.ok() || absl::IsNotFound(status) || absl::IsAborted(status)) continue;
+    const auto n_pages = static_cast<int64_t>(entries.size());
     absl::MutexLock lock(&mutex_);
-    syncs_.try_emplace(session_id, absl::Now() + kSyncRetry);
-    if (!absl::IsFailedPrecondition(status)) return false;
+    LeaveToSync(session_id, n_pages);
+    n_in_flight_ -= n_pages;
+    Late& late = late_.at(session_id);
+    if (std::exchange(late.is_reported, true)) continue;
+    spdlog::warn("session {}: the store refuses {} pages, to be synced later: {}", session_id,
+                 n_pages, std::string(status.message()));
   }
+  return again;
+}
+
+// -- Syncs
+// -------------------------------------------------------------------------------------------
+
+void PageWriter::RunSync() {
+  std::string session_id;
+  Late late;
+  {
+    absl::MutexLock lock(&mutex_);
+    const absl::Time now = absl::Now();
+    const auto due = std::min_element(late_.begin(), late_.end(), [](const auto& a, const auto& b) {
+      return a.second.when < b.second.when;
+    });
+    if (is_stopping_ || due == late_.end() || due->second.when > now || now < sync_pause_.until) {
+      return;
+    }
+    session_id = due->first;
+    late = due->second;
+    late_.erase(due);
+  }
+  const absl::Status status = sync_(session_id);
+  absl::MutexLock lock(&mutex_);
+  if (is_stopping_) return;
+  if (!IsOutOfReach(status)) sync_pause_.End();
+  if (status.ok() || absl::IsNotFound(status) || absl::IsAborted(status)) {
+    n_late_pages_ -= late.n_pages;
+    Report();
+    return;
+  }
+  Reschedule(session_id, late, status);
+}
+
+void PageWriter::Reschedule(const std::string& session_id, Late late, const absl::Status& why) {
+  late.when = absl::Now();
+  if (IsOutOfReach(why)) {
+    sync_pause_.Grow();
+  } else if (rpc::ReasonOf(why) == kReasonSessionBusy) {
+    late.when += kSyncRetry;
+  } else {
+    late.when += late.backoff;
+    late.backoff = std::min(late.backoff * 2, kSyncRetryMax);
+    if (!std::exchange(late.is_reported, true)) {
+      spdlog::warn("session {} is not in the store yet: {}", session_id,
+                   std::string(why.message()));
+    }
+  }
+  const auto [it, is_new] = late_.try_emplace(session_id, late);
+  if (is_new) return;
+  // Asked for again meanwhile: that time holds.
+  it->second.n_pages += late.n_pages;
+  it->second.backoff = late.backoff;
+  it->second.is_reported = late.is_reported;
+}
+
+bool PageWriter::WaitForWork() {
+  absl::MutexLock lock(&mutex_);
+  while (!is_stopping_) {
+    absl::Time wake = queue_.empty() ? absl::InfiniteFuture() : queue_pause_.until;
+    for (const auto& [id, late] : late_) {
+      wake = std::min(wake, std::max(late.when, sync_pause_.until));
+    }
+    if (wake <= absl::Now()) return true;
+    changed_.WaitWithDeadline(&mutex_, wake);
+  }
+  return false;
 }
 
 void PageWriter::Run() {
-  absl::Duration backoff = kBackoffMin;
-  while (true) {
-    {
-      absl::MutexLock lock(&mutex_);
-      while (!is_stopping_ && queue_.empty()) {
-        absl::Time wake = absl::InfiniteFuture();
-        for (const auto& [id, when] : syncs_) wake = std::min(wake, when);
-        if (wake <= absl::Now()) break;
-        changed_.WaitWithDeadline(&mutex_, wake);
-      }
-      if (is_stopping_) return;
-    }
-    const bool written = WriteBatch() && RunSyncs();
-    if (written) {
-      backoff = kBackoffMin;
-      continue;
-    }
-    absl::MutexLock lock(&mutex_);
-    const absl::Time until = absl::Now() + backoff;
-    while (!is_stopping_ && absl::Now() < until) changed_.WaitWithDeadline(&mutex_, until);
-    backoff = std::min(backoff * 2, kBackoffMax);
+  while (WaitForWork()) {
+    WriteBatch();
+    RunSync();
   }
 }
 
