@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cstdint>
+#include <random>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -12,6 +14,19 @@
 #include "proto/rpc/status_map.h"
 
 namespace lexico::coord {
+namespace {
+
+std::string NewCallId() {
+  std::random_device random;
+  std::string id;
+  while (id.size() < 16) {
+    const uint32_t word = random();
+    id.append(reinterpret_cast<const char*>(&word), sizeof(word));
+  }
+  return id;
+}
+
+}  // namespace
 
 GenerateCall::GenerateCall(Cluster& cluster, Mover& mover, const Caller& caller,
                            v1::GenerateRequest request, absl::Time begin, Sink sink)
@@ -20,7 +35,8 @@ GenerateCall::GenerateCall(Cluster& cluster, Mover& mover, const Caller& caller,
       caller_(caller),
       request_(std::move(request)),
       begin_(begin),
-      sink_(std::move(sink)) {}
+      sink_(std::move(sink)),
+      call_id_(NewCallId()) {}
 
 absl::Status GenerateCall::Run() {
   LEXICO_ASSIGN_OR_RETURN(const Hold hold, cluster_.BeginCall(caller_, request_.session_id()));
@@ -67,7 +83,7 @@ absl::Status GenerateCall::RunOnce(const Hold& hold, const Located& located) {
   request.mutable_session()->set_epoch(located.epoch);
   *request.mutable_request() = request_;
   request.mutable_resume_ids()->Assign(sent_ids_.begin(), sent_ids_.end());
-  request.set_position(position_);
+  request.set_call_id(call_id_);
 
   const auto context = caller_.ContextForWorker();
   const auto reader = located.stub->Run(context.get(), request);
@@ -92,9 +108,8 @@ absl::Status GenerateCall::PassOn(v1::GenerateEvent* event, const Located& locat
     case v1::GenerateEvent::kStarted:
       if (is_started_) return absl::OkStatus();
       is_started_ = true;
-      // A later run must draw the same random numbers, and be known as the same call.
+      // A later run must draw the same random numbers.
       request_.mutable_sampling()->set_seed(event->started().seed());
-      position_ = event->started().position();
       event->mutable_started()->set_worker(located.worker_id);
       break;
     case v1::GenerateEvent::kProgress:

@@ -3,8 +3,8 @@
 // Events are passed on as they come, one in memory at a time; a client that reads slowly slows the
 // worker's stream (gRPC flow control), not the coordinator. When the worker is lost in the middle,
 // the session is fenced, taken up by another worker at its last acknowledged state, and the same
-// request runs there with the ids that were already sent: the client sees one stream, with
-// Token.index 0, 1, 2, ... and at most one Started.
+// request runs there with the call's id and the ids that were already sent: the client sees one
+// stream, with Token.index 0, 1, 2, ... and at most one Started, and the session has the turn once.
 //
 // Order of events towards the client (proto/lexico/v1/inference.proto) is enforced here: a worker
 // that skips or repeats an index is Internal.
@@ -53,10 +53,10 @@ class GenerateCall {
   v1::GenerateRequest request_;
   const absl::Time begin_;
   const Sink sink_;
+  const std::string call_id_;  // of RunRequest
 
   std::vector<int32_t> sent_ids_;
   bool is_started_ = false;
-  int64_t position_ = 0;  // of Started
   bool is_finished_ = false;
   absl::Time last_token_;
   v1::Usage usage_;

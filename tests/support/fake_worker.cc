@@ -354,6 +354,10 @@ grpc::Status FakeWorker::Append(grpc::ServerContext* context,
 grpc::Status FakeWorker::Run(grpc::ServerContext* context, const v1::RunRequest* request,
                              grpc::ServerWriter<v1::GenerateEvent>* writer) {
   ++n_runs_;
+  {
+    absl::MutexLock lock(&mutex_);
+    call_ids_.push_back(request->call_id());
+  }
   if (const absl::Status failure = InjectedFailure("Run"); !failure.ok()) {
     return rpc::ToGrpc(failure);
   }
@@ -362,8 +366,7 @@ grpc::Status FakeWorker::Run(grpc::ServerContext* context, const v1::RunRequest*
   FakeSession* const session = &(*use)->session;
   const std::string& session_id = request->session().session_id();
   const v1::GenerateRequest& call = request->request();
-  int64_t position = static_cast<int64_t>(session->ids.size());
-  if (request->resume_ids_size() > 0) resumed_position_ = position = request->position();
+  const auto position = static_cast<int64_t>(session->ids.size());
   v1::Usage usage;
   usage.set_n_context_tokens(static_cast<int64_t>(session->ids.size()));
   usage.set_n_prompt_tokens(static_cast<int64_t>(call.prompt().size()));

@@ -109,7 +109,11 @@ class FakeWorker final : public v1::WorkerService::Service {
   int n_appends_cancelled() const { return n_appends_cancelled_; }
   // Tokens sent by all runs: tells from outside that a stream is under way.
   int n_tokens_sent() const { return n_tokens_sent_; }
-  int64_t resumed_position() const { return resumed_position_; }  // of the newest resumed run
+  // RunRequest.call_id of every run, oldest first.
+  std::vector<std::string> call_ids() {
+    absl::MutexLock lock(&mutex_);
+    return call_ids_;
+  }
   size_t append_bytes() const { return append_bytes_; }
 
   grpc::Status OpenSession(grpc::ServerContext* context, const v1::OpenSessionRequest* request,
@@ -179,13 +183,13 @@ class FakeWorker final : public v1::WorkerService::Service {
   std::atomic<int> n_runs_cancelled_{0};
   std::atomic<int> n_appends_cancelled_{0};
   std::atomic<int> n_tokens_sent_{0};
-  std::atomic<int64_t> resumed_position_{-1};
   std::atomic<size_t> append_bytes_{0};
 
   absl::Mutex mutex_;
   std::map<std::string, FakeSession> sessions_ ABSL_GUARDED_BY(mutex_);
   std::set<std::string> busy_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, absl::Status> failures_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::string> call_ids_ ABSL_GUARDED_BY(mutex_);
   std::string lease_id_ ABSL_GUARDED_BY(mutex_);
   int64_t lease_ms_ ABSL_GUARDED_BY(mutex_) = 300;
 };

@@ -88,21 +88,57 @@ TEST_F(ServiceTest, InterruptedCallGoesOnWhereItsClientIs) {
 
 TEST_F(ServiceTest, InterruptedCallThatWasStoredIsReadFromTheLog) {
   ASSERT_THAT(worker_.Open("s", 1), IsOk());
-  const Answer whole = Generate(worker_, MakeRun("s", 1, 12));
+  v1::RunRequest request = MakeRun("s", 1, 12);
+  request.set_call_id("the first");
+  const Answer whole = Generate(worker_, request);
   ASSERT_THAT(whole.status, IsOk());
   const int64_t n_tokens = worker_.Describe("s", 1)->n_tokens();
   ASSERT_THAT(other_.Restore("s", 2), IsOk());
-  v1::RunRequest request = MakeRun("s", 2, 12);
+  request.mutable_session()->set_epoch(2);
   request.mutable_resume_ids()->Assign(whole.ids.begin(), whole.ids.begin() + 7);
   const Answer rest = Generate(other_, request);
   ASSERT_THAT(rest.status, IsOk());
   EXPECT_EQ(rest.ids, std::vector<int32_t>(whole.ids.begin() + 7, whole.ids.end()));
   EXPECT_EQ(rest.finished.reason(), v1::FINISH_REASON_LENGTH);
   EXPECT_EQ(other_.Describe("s", 2)->n_tokens(), n_tokens);  // the turn is there once
-  // The same question without ids that were seen is a new one.
+  // The same question in another call is a new one.
   request.clear_resume_ids();
+  request.set_call_id("the second");
   ASSERT_THAT(Generate(other_, request).status, IsOk());
   EXPECT_GT(other_.Describe("s", 2)->n_tokens(), n_tokens);
+}
+
+TEST_F(ServiceTest, CallThatWasLostBeforeItsFirstEventIsInTheSessionOnce) {
+  ASSERT_THAT(worker_.Open("s", 1), IsOk());
+  ASSERT_THAT(worker_.Append("s", 1, Document()), IsOk());
+  const int64_t n_before = worker_.Describe("s", 1)->n_tokens();
+  v1::RunRequest request = MakeRun("s", 1, 12);
+  request.mutable_request()->mutable_sampling()->set_seed(0);  // the worker's choice
+  request.mutable_request()->mutable_sampling()->set_temperature(1);
+  request.set_call_id("the call");
+  const Answer lost = Generate(worker_, request);  // nothing of it reached the coordinator
+  ASSERT_THAT(lost.status, IsOk());
+  const int64_t n_tokens = worker_.Describe("s", 1)->n_tokens();
+  const auto expect_same = [&](const Answer& again) {
+    ASSERT_THAT(again.status, IsOk());
+    EXPECT_EQ(again.ids, lost.ids);
+    EXPECT_EQ(again.text, lost.text);
+    ASSERT_TRUE(again.events.front().has_started());
+    EXPECT_EQ(again.events.front().started().position(), n_before);
+    EXPECT_EQ(again.events.front().started().seed(), lost.events.front().started().seed());
+    EXPECT_EQ(again.finished.reason(), lost.finished.reason());
+    const v1::Usage& usage = again.finished.usage();
+    EXPECT_EQ(usage.n_generated_tokens(), 12);
+    EXPECT_EQ(usage.n_context_tokens() + usage.n_prompt_tokens(),
+              lost.finished.usage().n_context_tokens() + lost.finished.usage().n_prompt_tokens());
+  };
+  expect_same(Generate(worker_, request));
+  EXPECT_EQ(worker_.Describe("s", 1)->n_tokens(), n_tokens);
+  // On another worker, from the store.
+  ASSERT_THAT(other_.Restore("s", 2), IsOk());
+  request.mutable_session()->set_epoch(2);
+  expect_same(Generate(other_, request));
+  EXPECT_EQ(other_.Describe("s", 2)->n_tokens(), n_tokens);
 }
 
 TEST_F(ServiceTest, SameQuestionAskedAgainAndInterruptedIsNotTheEarlierCall) {
@@ -111,13 +147,15 @@ TEST_F(ServiceTest, SameQuestionAskedAgainAndInterruptedIsNotTheEarlierCall) {
     ASSERT_THAT(Generate(worker_, MakeRun(id, 1, 12)).status, IsOk());
   }
   const int64_t n_before = worker_.Describe("s", 1)->n_tokens();
-  const Answer again = Generate(worker_, MakeRun("control", 1, 12));
+  v1::RunRequest control = MakeRun("control", 1, 12);
+  control.set_call_id("another");
+  const Answer again = Generate(worker_, control);
   ASSERT_THAT(again.status, IsOk());
   ASSERT_TRUE(again.events.front().has_started());
   EXPECT_EQ(again.events.front().started().position(), n_before);
   v1::RunRequest request = MakeRun("s", 1, 12);
   request.mutable_resume_ids()->Assign(again.ids.begin(), again.ids.begin() + 5);
-  request.set_position(n_before);
+  request.set_call_id("the second");
   const Answer rest = Generate(worker_, request);
   ASSERT_THAT(rest.status, IsOk());
   EXPECT_EQ(rest.ids, std::vector<int32_t>(again.ids.begin() + 5, again.ids.end()));

@@ -10,7 +10,9 @@
 namespace lexico::worker {
 namespace {
 
-constexpr uint8_t kVersion = 1;  // on disk in manifests
+// On disk in manifests. Version 1 had a last answer without position and seed, named otherwise: it
+// is read as if there were none.
+constexpr uint8_t kVersion = 2;
 constexpr std::string_view kSeparator = "\n\n";
 // Longer runs of punctuation end no sentence; they are encoded as they come.
 constexpr size_t kTailBytesMax = 64;
@@ -148,7 +150,9 @@ std::string Conversation::Serialize() const {
   writer.WriteString(tail_);
   writer.Write<uint8_t>(last_answer_.has_value() ? 1 : 0);
   if (last_answer_.has_value()) {
-    writer.WriteBytes(last_answer_->request.bytes);
+    writer.WriteBytes(last_answer_->call.bytes);
+    writer.Write<int64_t>(last_answer_->position);
+    writer.Write<uint64_t>(last_answer_->seed);
     writer.Write<int64_t>(last_answer_->first_token);
     writer.Write<int64_t>(last_answer_->n_tokens);
     writer.Write<uint8_t>(static_cast<uint8_t>(last_answer_->reason));
@@ -170,20 +174,24 @@ absl::StatusOr<Conversation> Conversation::Parse(std::string_view bytes) {
   const auto has_answer = reader.Read<uint8_t>();
   if (has_answer == 1) {
     LastAnswer answer;
-    const auto fingerprint = reader.ReadBytes(answer.request.bytes.size());
-    std::copy(fingerprint.begin(), fingerprint.end(), answer.request.bytes.begin());
+    const auto fingerprint = reader.ReadBytes(answer.call.bytes.size());
+    std::copy(fingerprint.begin(), fingerprint.end(), answer.call.bytes.begin());
+    if (version != 1) {
+      answer.position = reader.Read<int64_t>();
+      answer.seed = reader.Read<uint64_t>();
+    }
     answer.first_token = reader.Read<int64_t>();
     answer.n_tokens = reader.Read<int64_t>();
     answer.reason = static_cast<v1::FinishReason>(reader.Read<uint8_t>());
     answer.stop_string = reader.ReadString();
-    conversation.last_answer_ = std::move(answer);
+    if (version != 1) conversation.last_answer_ = std::move(answer);
   }
   const bool is_format = format == v1::TEXT_FORMAT_CHAT || format == v1::TEXT_FORMAT_RAW;
-  if (!reader.ok() || reader.remaining() != 0 || version != kVersion || !is_format ||
+  if (!reader.ok() || reader.remaining() != 0 || version < 1 || version > kVersion || !is_format ||
       turn > static_cast<uint8_t>(Turn::kAnswered) || has_answer > 1) {
     return absl::DataLossError(fmt::format(
         "the conversation state of a manifest ({} bytes, version {}) cannot be read; this worker "
-        "knows version {}",
+        "knows versions 1 to {}",
         bytes.size(), version, kVersion));
   }
   return conversation;

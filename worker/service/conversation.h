@@ -28,10 +28,12 @@
 namespace lexico::worker {
 
 // The newest completed answer. A coordinator that lost our reply runs the call again with the ids
-// that it has seen; this tells that run from a new question.
+// that it has seen, if any; this tells that run from a new question.
 struct LastAnswer {
-  base::Fingerprint request;  // of prompt, sampling, seed, limits and position
-  int64_t first_token = 0;    // its place in the token log
+  base::Fingerprint call;   // of RunRequest.call_id
+  int64_t position = 0;     // tokens in the log before the call
+  uint64_t seed = 0;        // that it was sampled with
+  int64_t first_token = 0;  // its place in the token log
   int64_t n_tokens = 0;
   v1::FinishReason reason = v1::FINISH_REASON_UNSPECIFIED;
   std::string stop_string;

@@ -36,14 +36,8 @@ uint64_t RandomSeed() {
   return seed == 0 ? 1 : seed;
 }
 
-// Of a call: the same question is a new one at another position of the log.
-base::Fingerprint FingerprintOf(const v1::GenerateRequest& request, int64_t position) {
-  v1::GenerateRequest copy = request;
-  copy.clear_session_id();  // a fork is asked the same
-  return base::FingerprintBuilder()
-      .Add(copy.SerializeAsString())
-      .Add(std::to_string(position))
-      .Finish();
+base::Fingerprint FingerprintOf(const std::string& call_id) {
+  return base::FingerprintBuilder().Add(call_id).Finish();
 }
 
 v1::FinishReason ToProto(FinishReason reason) {
@@ -115,7 +109,7 @@ RunCall::RunCall(ServiceContext& context, const v1::RunRequest& request, absl::T
       deadline_(deadline),
       send_(std::move(send)),
       is_gone_(std::move(is_gone)),
-      position_(request.position()) {
+      call_id_(request.call_id()) {
   if (request_.max_new_tokens() == 0) request_.set_max_new_tokens(kNewTokensDefault);
   if (request_.sampling().seed() == 0) request_.mutable_sampling()->set_seed(RandomSeed());
   text_ = std::make_shared<AnswerText>(
@@ -128,10 +122,8 @@ absl::Status RunCall::Run() {
   const absl::StatusOr<SessionInfo> info = context_.engine->Describe(session_.session_id());
   if (!info.ok()) return FromEngine(info.status());
   n_log_before_ = info->n_tokens;
-  if (resume_ids_.empty()) position_ = n_log_before_;
-  fingerprint_ = FingerprintOf(request_, position_);
   const auto& last = use.record.conversation.last_answer();
-  if (!resume_ids_.empty() && last.has_value() && last->request == fingerprint_) {
+  if (!call_id_.empty() && last.has_value() && last->call == FingerprintOf(call_id_)) {
     return Replay(use);
   }
   LEXICO_ASSIGN_OR_RETURN(step_, use.record.conversation.Prompt(*context_.text, request_.prompt()));
@@ -181,7 +173,7 @@ v1::GenerateEvent RunCall::StartedEvent(const v1::Usage& usage) const {
   *event.mutable_started()->mutable_usage() = usage;
   event.mutable_started()->set_seed(request_.sampling().seed());
   event.mutable_started()->set_worker(context_.worker_id);
-  event.mutable_started()->set_position(position_);
+  event.mutable_started()->set_position(n_log_before_);
   return event;
 }
 
@@ -208,9 +200,15 @@ absl::Status RunCall::Replay(const SessionTable::Use& use) {
         "session {}: the {} ids that were sent are not those of the stored answer ({} ids)",
         session_.session_id(), resume_ids_.size(), ids.size()));
   }
+  n_log_before_ = answer.position;
+  request_.mutable_sampling()->set_seed(answer.seed);
+  // As if the answer had been computed now: ids that were sent before count as prompt then.
+  const auto n_sent = static_cast<int64_t>(resume_ids_.size());
   v1::Usage usage;
-  usage.set_n_context_tokens(static_cast<int64_t>(log.size()));
+  usage.set_n_context_tokens(answer.position);
+  usage.set_n_prompt_tokens(answer.first_token - answer.position + n_sent);
   send_(StartedEvent(usage));
+  usage.set_n_generated_tokens(answer.n_tokens - n_sent);
   text_->Skip(resume_ids_);
   for (size_t i = resume_ids_.size(); i < ids.size(); ++i) {
     const std::string text = text_->Push(ids[i], i + 1 == ids.size());
@@ -306,12 +304,17 @@ absl::Status RunCall::Generate(SessionTable::Use& use) {
 absl::Status RunCall::Save(SessionTable::Use& use, v1::FinishReason reason,
                            int64_t n_answer_tokens) {
   use.record.conversation = step_.after;
-  use.record.conversation.set_last_answer(
-      LastAnswer{.request = fingerprint_,
-                 .first_token = n_log_before_ + static_cast<int64_t>(step_.ids.size()),
-                 .n_tokens = n_answer_tokens,
-                 .reason = reason,
-                 .stop_string = text_->stopped() ? text_->stop_string() : ""});
+  // A call without an id is never asked for again.
+  if (!call_id_.empty()) {
+    use.record.conversation.set_last_answer(
+        LastAnswer{.call = FingerprintOf(call_id_),
+                   .position = n_log_before_,
+                   .seed = request_.sampling().seed(),
+                   .first_token = n_log_before_ + static_cast<int64_t>(step_.ids.size()),
+                   .n_tokens = n_answer_tokens,
+                   .reason = reason,
+                   .stop_string = text_->stopped() ? text_->stop_string() : ""});
+  }
   use.record.is_settled = true;
   use.record.last_use_time = absl::Now();
   if (!use.Save()) {

@@ -1,11 +1,11 @@
 // One Run call: prompt to ids, ids to text, and what becomes of the session when it ends.
 //
-// resume_ids. A coordinator that lost a worker in the middle of a call runs it again with the ids
-// that its client has seen. Three cases:
+// Runs again. A coordinator that lost a worker in the middle of a call runs it again, with the
+// call's id and the ids that its client has seen (resume_ids, which may be none). Three cases:
 //   - the session is as before the call: prompt and ids are prefilled, and sampling goes on
 //   - those ids already end the answer: they are only appended
-//   - the call had finished and its session was stored before the loss: the rest of the answer is
-//     read from the token log (Conversation::last_answer)
+//   - the call had finished, and only its events were lost: the rest of the answer, from Started on
+//     if need be, is read from the token log (Conversation::last_answer)
 #pragma once
 
 #include <functional>
@@ -57,11 +57,10 @@ class RunCall {
   const absl::Time deadline_;
   const Send send_;
   const IsGone is_gone_;
+  const std::string call_id_;
 
-  int64_t position_;               // of the log where the call's first run began
-  base::Fingerprint fingerprint_;  // of what was asked, and where
   Conversation::Step step_;
-  int64_t n_log_before_ = 0;
+  int64_t n_log_before_ = 0;  // where the call begins in the log
   // The engine's thread uses these until the call has finished, ours afterwards.
   std::shared_ptr<AnswerText> text_;
 };
