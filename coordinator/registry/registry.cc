@@ -277,6 +277,22 @@ std::vector<std::string> Registry::SessionsOn(const std::string& worker_id) cons
   return ids;
 }
 
+std::string Registry::KeeperOf(const std::string& session_id) const {
+  const Session* session = Find(session_id);
+  if (session == nullptr || session->placement != Placement::kRecovering) return "";
+  std::string keeper;
+  uint64_t epoch = 0;
+  for (const auto& [worker_id, held] : last_held_) {
+    if (!IsLive(worker_id)) continue;
+    for (const HeldSession& report : held) {
+      if (report.session_id != session_id || report.epoch <= epoch) continue;
+      keeper = worker_id;
+      epoch = report.epoch;
+    }
+  }
+  return keeper;
+}
+
 Reconciled Registry::Reconcile(const std::string& worker_id, const std::vector<HeldSession>& held) {
   Reconciled result;
   last_held_[worker_id] = held;
@@ -286,11 +302,17 @@ Reconciled Registry::Reconcile(const std::string& worker_id, const std::vector<H
     // one of before, of another tenant even, at whatever epoch that had.
     const bool is_earlier_session =
         it != sessions_.end() && it->second.is_born_here && report.epoch > it->second.epoch;
-    if (it == sessions_.end() || report.epoch < it->second.epoch || is_earlier_session) {
+    if (it == sessions_.end() || is_earlier_session) {
       result.revoked.push_back(report);
       continue;
     }
     Session& session = it->second;
+    if (report.epoch < session.epoch) {
+      // A copy of a session that nobody has may be newer than the store's: its worker keeps it
+      // until somebody has the session again.
+      if (session.placement != Placement::kRecovering) result.revoked.push_back(report);
+      continue;
+    }
     if (report.epoch > session.epoch) {
       // Our record is older than the cluster (a journal from a backup): the larger epoch owns.
       ChangePlacement(&session, Placement::kOffloaded);

@@ -5,7 +5,8 @@
 // service, the property tests and the simulator run the same code.
 //
 // Fencing. Every change of owner gives the session a larger epoch, and a worker that reports a
-// smaller one is told to drop the session (`revoked`). Hence, tested in registry_property_test.cc:
+// smaller one is told to drop the session (`revoked`), unless nobody has it (kRecovering): then
+// that copy may be the newest there is. Hence, tested in registry_property_test.cc:
 //   R1  for each (session, epoch) there is at most one owner, ever
 //   R2  a session's epoch never falls
 //   R3  a lost worker owns no resident session
@@ -126,6 +127,9 @@ class Registry {
   const Session* Find(const std::string& session_id) const;
   // Resident sessions of a worker, by id.
   std::vector<std::string> SessionsOn(const std::string& worker_id) const;
+  // Of a kRecovering session: the live worker whose latest report has the newest copy of it. "" for
+  // none. Whether that copy is newer than the store's is for that worker to find out.
+  std::string KeeperOf(const std::string& session_id) const;
   const std::map<std::string, Session>& sessions() const { return sessions_; }
 
   // Lost workers stay visible this long, so that an operator sees what happened.

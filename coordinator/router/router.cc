@@ -81,6 +81,12 @@ RouteResult ChooseWorker(const RouteRequest& request,
       return Route{session->worker, RouteReason::kAffinity};
     }
   }
+  if (const auto keeper = workers.find(request.keeper);
+      keeper != workers.end() && !request.leave_holder &&
+      !request.excluded.contains(request.keeper) &&
+      Obstacle(keeper->second, request.model, request.model_identity).empty()) {
+    return Route{request.keeper, ReasonFor(request)};
+  }
   const Worker* best = nullptr;
   bool any_live = false, any_model = false, any_full = false;
   std::string obstacles;

@@ -29,7 +29,7 @@ enum class RouteReason {
   kAffinity,  // it holds the session
   kLoad,      // chosen by load for a session that another worker held and gives up
   kRestore,   // chosen by load for an offloaded session
-  kRecover,   // chosen by load for a session whose worker was lost
+  kRecover,   // chosen for a session whose worker was lost: its keeper, or by load
   kCold,      // chosen by load for a new session
 };
 std::string_view RouteReasonName(RouteReason reason);
@@ -37,6 +37,7 @@ std::string_view RouteReasonName(RouteReason reason);
 struct RouteRequest {
   const Session* session = nullptr;  // nullptr: a new session
   bool leave_holder = false;         // the session must go elsewhere (migration, drain)
+  std::string keeper;                // has a copy of a session that nobody holds; first choice
   std::string model;                 // exact name
   std::string model_identity;        // empty: any, for a new session
   std::set<std::string> excluded;    // tried in vain, or full by admission's count

@@ -117,6 +117,7 @@ absl::StatusOr<Reconciled> Cluster::Register(const Registration& registration,
   absl::MutexLock lock(&mutex_);
   auto reconciled = registry_.Register(registration, clock_.Now());
   if (!reconciled.ok()) return rpc::WithDetail(reconciled.status(), "worker_id_taken");
+  SpareUndecided(&*reconciled);
   links_[registration.worker_id] = {registration.address, v1::WorkerService::NewStub(channel),
                                     model};
   spdlog::info("worker {} at {} registered: model {}, holds {} sessions, {} revoked",
@@ -136,8 +137,17 @@ absl::StatusOr<Reconciled> Cluster::Heartbeat(const v1::HeartbeatRequest& reques
                           HeldFromProto(request.sessions()), clock_.Now());
   if (!reconciled.ok()) return rpc::WithDetail(reconciled.status(), "lease_unknown");
   for (const std::string& session_id : reconciled->changed) MarkStale(session_id);
+  SpareUndecided(&*reconciled);
   changed_.SignalAll();
   return reconciled;
+}
+
+void Cluster::SpareUndecided(Reconciled* reconciled) const {
+  std::erase_if(reconciled->revoked, [this](const HeldSession& held) {
+    const Session* session = registry_.Find(held.session_id);
+    return session != nullptr && held.epoch < session->epoch &&
+           admission_.ActivityOf(held.session_id) != Activity::kNone;
+  });
 }
 
 absl::StatusOr<Reconciled> Cluster::Deregister(const v1::DeregisterRequest& request) {

@@ -223,6 +223,9 @@ class Cluster {
   absl::Status Persist(const std::string& session_id, Durability durability);
   void MarkStale(const std::string& session_id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status RecoverDeletions();
+  // Not revoked yet: older copies of sessions in a call or a move, whose new owner may not get
+  // them.
+  void SpareUndecided(Reconciled* reconciled) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SetGauges(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const ClusterOptions options_;

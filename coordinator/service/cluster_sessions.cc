@@ -151,6 +151,7 @@ absl::StatusOr<Route> Cluster::ChooseWorker(const Caller& caller, RouteRequest r
   const absl::Time deadline = clock_.Now() + wait;
   while (true) {
     request.session = session_id.empty() ? nullptr : registry_.Find(session_id);
+    request.keeper = registry_.KeeperOf(session_id);
     // Known from the journal only: its worker has a lease's time to register.
     const bool is_expected = request.session != nullptr &&
                              request.session->placement == Placement::kResident &&

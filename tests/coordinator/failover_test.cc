@@ -172,6 +172,41 @@ TEST_F(FailoverTest, LateOwnerIsRevokedAtItsNextHeartbeat) {
   EXPECT_EQ(Get("s")->worker(), "w2");
 }
 
+TEST_F(FailoverTest, FormerOwnerKeepsItsCopyWhileNobodyCanTakeTheSessionUp) {
+  const std::string holder = Prepare({"s"});
+  const absl::Status store_down =
+      rpc::WithDetail(absl::UnavailableError("the cache store hangs"), "store_unavailable");
+  WorkerAt(holder).FailRun(absl::UnavailableError("socket closed"));
+  for (const char* id : {"w1", "w2"}) WorkerAt(id).FailRestore(store_down);
+  EXPECT_THAT(Generate("s", "q", 1).status, StatusIs(kUnavailable, "the cache store hangs"));
+  EXPECT_EQ(Get("s")->state(), v1::SESSION_STATE_RECOVERING);
+  const uint64_t epoch = Get("s")->epoch();
+  EXPECT_GT(epoch, WorkerAt(holder).EpochOf("s"));
+  ASSERT_TRUE(WorkerAt(holder).Beat().ok());
+  EXPECT_TRUE(WorkerAt(holder).Holds("s"));
+  // It is the first to be asked when the store is back, whatever the load.
+  WorkerAt(holder).FailRun(absl::OkStatus());
+  WorkerAt(holder).set_n_pages_free(1);
+  ASSERT_TRUE(WorkerAt(holder).Beat().ok());
+  for (const char* id : {"w1", "w2"}) WorkerAt(id).FailRestore(absl::OkStatus());
+  EXPECT_THAT(Generate("s", "q", 1).status, IsOk());
+  EXPECT_EQ(Get("s")->worker(), holder);
+}
+
+TEST_F(FailoverTest, TwoWorkersThatMissTheStoreAreEnough) {
+  Prepare({"s"});
+  AddWorker("w3");
+  ASSERT_THAT(Offload("s"), IsOk());
+  const uint64_t epoch = Get("s")->epoch();
+  for (const char* id : {"w1", "w2", "w3"}) {
+    WorkerAt(id).FailRestore(
+        rpc::WithDetail(absl::UnavailableError("the cache store hangs"), "store_unavailable"));
+  }
+  EXPECT_THAT(Generate("s", "q", 1).status, StatusIs(kUnavailable, "the cache store hangs"));
+  EXPECT_EQ(Get("s")->epoch(), epoch + 4);  // to a worker and back, twice
+  EXPECT_EQ(Get("s")->state(), v1::SESSION_STATE_OFFLOADED);
+}
+
 TEST_F(FailoverTest, WorkerThatFailsByItselfIsNotTakenForLost) {
   const std::string holder = Prepare({"s"});
   WorkerAt(holder).FailRun(

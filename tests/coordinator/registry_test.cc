@@ -88,6 +88,41 @@ TEST_F(RegistryTest, HeartbeatRevokesStaleAndUnknownSessionsAndKeepsTheRest) {
   EXPECT_THAT(beat->revoked, ElementsAre(HeldSession{"moved", 1}, HeldSession{"unknown", 9}));
 }
 
+TEST_F(RegistryTest, CopyOfASessionThatNobodyHasIsKeptUntilSomebodyHasIt) {
+  ASSERT_THAT(Register("w1"), IsOk());
+  ASSERT_THAT(Register("w2", {}, "h:2"), IsOk());
+  Add("s", "w1", 1);
+  ASSERT_THAT(registry_.Place("s", "", 2), IsOk());  // fenced
+  ASSERT_TRUE(registry_.SetPlacement("s", 2, Placement::kRecovering));
+  EXPECT_EQ(registry_.KeeperOf("s"), "");
+  const auto kept = Beat("w1", {{"s", 1}});
+  EXPECT_THAT(kept->revoked, IsEmpty());
+  EXPECT_THAT(kept->changed, IsEmpty());
+  EXPECT_EQ(PlacementOf("s"), Placement::kRecovering);
+  EXPECT_EQ(registry_.KeeperOf("s"), "w1");
+  ASSERT_THAT(registry_.Place("s", "w2", 3), IsOk());
+  EXPECT_EQ(registry_.KeeperOf("s"), "");
+  EXPECT_THAT(Beat("w1", {{"s", 1}})->revoked, ElementsAre(HeldSession{"s", 1}));
+}
+
+TEST_F(RegistryTest, KeeperIsTheLiveWorkerWithTheNewestCopy) {
+  ASSERT_THAT(Register("w1"), IsOk());
+  ASSERT_THAT(Register("w2", {}, "h:2"), IsOk());
+  Add("s", "w1", 1);
+  ASSERT_THAT(registry_.Place("s", "w2", 2), IsOk());
+  ASSERT_THAT(registry_.Place("s", "", 3), IsOk());
+  ASSERT_TRUE(registry_.SetPlacement("s", 3, Placement::kRecovering));
+  Beat("w1", {{"s", 1}}).status().IgnoreError();
+  EXPECT_EQ(registry_.KeeperOf("s"), "w1");
+  Beat("w2", {{"s", 2}}).status().IgnoreError();
+  EXPECT_EQ(registry_.KeeperOf("s"), "w2");
+  now_ += kLease;
+  Beat("w1", {{"s", 1}}).status().IgnoreError();
+  now_ += absl::Milliseconds(1);
+  registry_.Expire(now_);
+  EXPECT_EQ(registry_.KeeperOf("s"), "w1");
+}
+
 TEST_F(RegistryTest, SameEpochFromANonOwnerIsRevoked) {
   ASSERT_THAT(Register("w1"), IsOk());
   ASSERT_THAT(Register("w2", {}, "h:2"), IsOk());

@@ -57,6 +57,23 @@ TEST_F(RouterTest, LostHolderIsNotChosen) {
   EXPECT_EQ(Reason(new_session_), RouteReason::kCold);
 }
 
+TEST_F(RouterTest, KeeperOfASessionIsChosenUnlessSomethingKeepsItFromThat) {
+  Add("w1").load.n_pages_free = 10;
+  Add("w2");
+  RouteRequest request = ForSession(Placement::kRecovering, "");
+  EXPECT_EQ(Chosen(request), "w2");
+  request.keeper = "w1";
+  EXPECT_EQ(Chosen(request), "w1");
+  EXPECT_EQ(Reason(request), RouteReason::kRecover);
+  request.excluded = {"w1"};
+  EXPECT_EQ(Chosen(request), "w2");
+  request.excluded.clear();
+  workers_["w1"].unreachable = true;
+  EXPECT_EQ(Chosen(request), "w2");
+  request.keeper = "gone";
+  EXPECT_EQ(Chosen(request), "w2");
+}
+
 TEST_F(RouterTest, LeavingItsHolderGoesElsewhereByLoad) {
   Add("w1");
   RouteRequest request = ForSession(Placement::kResident, "w1");

@@ -144,14 +144,16 @@ void Engine::Impl::Refuse(Sequence& sequence) {
     retry_after = RetryAfter();
   }
   metrics_.OnRejected(kReasonPagesExhausted);
-  Finish(sequence,
-         WithReason(absl::ResourceExhaustedError(fmt::format(
-                        "session {} needs {} pages, {} are free after {} s of waiting; offload or "
-                        "delete sessions, or raise --kv_memory",
-                        sequence.session->id, sequence.n_pages_needed,
-                        pool_->FreeBlocks(layout.page_bytes()),
-                        absl::ToInt64Seconds(options_.memory_wait_max))),
-                    kReasonPagesExhausted, retry_after));
+  Finish(
+      sequence,
+      WithReason(
+          absl::ResourceExhaustedError(fmt::format(
+              "session {} needs {} blocks of pages, {} are free after {} s of waiting; offload or "
+              "delete sessions, or raise --kv_memory",
+              sequence.session->id, sequence.n_blocks_needed,
+              pool_->FreeBlocks(layout.page_block_bytes()),
+              absl::ToInt64Seconds(options_.memory_wait_max))),
+          kReasonPagesExhausted, retry_after));
 }
 
 Sequence& Engine::Impl::Find(SequenceId id) {
