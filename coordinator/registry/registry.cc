@@ -285,7 +285,9 @@ std::string Registry::KeeperOf(const std::string& session_id) const {
   for (const auto& [worker_id, held] : last_held_) {
     if (!IsLive(worker_id)) continue;
     for (const HeldSession& report : held) {
-      if (report.session_id != session_id || report.epoch <= epoch) continue;
+      // A larger epoch than ours is an earlier session's of this id, about to be revoked.
+      const bool is_ours = report.session_id == session_id && report.epoch <= session->epoch;
+      if (!is_ours || report.epoch <= epoch) continue;
       keeper = worker_id;
       epoch = report.epoch;
     }

@@ -123,6 +123,18 @@ TEST_F(RegistryTest, KeeperIsTheLiveWorkerWithTheNewestCopy) {
   EXPECT_EQ(registry_.KeeperOf("s"), "w1");
 }
 
+TEST_F(RegistryTest, CopyOfAnEarlierSessionIsNoKeeper) {
+  ASSERT_THAT(Register("w1"), IsOk());
+  ASSERT_THAT(Register("w2", {}, "h:2"), IsOk());
+  Add("s", "w2", 1);
+  ASSERT_THAT(registry_.Place("s", "", 2), IsOk());
+  ASSERT_TRUE(registry_.SetPlacement("s", 2, Placement::kRecovering));
+  Beat("w2", {{"s", 1}}).status().IgnoreError();
+  // From before the journal was lost: of this id, and not this session.
+  EXPECT_THAT(Beat("w1", {{"s", 9}})->revoked, ElementsAre(HeldSession{"s", 9}));
+  EXPECT_EQ(registry_.KeeperOf("s"), "w2");
+}
+
 TEST_F(RegistryTest, SameEpochFromANonOwnerIsRevoked) {
   ASSERT_THAT(Register("w1"), IsOk());
   ASSERT_THAT(Register("w2", {}, "h:2"), IsOk());
