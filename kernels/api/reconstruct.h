@@ -12,9 +12,11 @@
 namespace lexico::kernels {
 
 struct ReconstructArgs {
-  // Inputs. Coded pages of one layer, in token order; on a GPU aligned to 64 bytes.
+  // Inputs. Coded pages of one layer, in token order; on a GPU aligned to 64 bytes
+  // with page_offset added.
   const uint8_t* const* pages = nullptr;  // [n_pages] payloads, layout below
   int64_t n_pages = 0;
+  int64_t page_offset = 0;  // bytes added to every page pointer
   PageLayout layout;
   const PreparedDictionary* dictionary = nullptr;  // of K or of V
   bool value = false;                              // which half of the pages

@@ -28,10 +28,12 @@ namespace lexico::kernels {
 struct SparseAttentionArgs {
   // Inputs: n_seqs sequences, one query token each; sequence i reads pages
   // [page_begin[i], page_begin[i + 1]) of `pages`, whole pages only. On a GPU page_begin is the
-  // only array in host memory, read before the call returns; pages are aligned to 64 bytes.
+  // only array in host memory, read before the call returns; what a pointer and
+  // page_offset give is aligned to 64 bytes.
   TensorView q;                           // [n_seqs, n_heads, head_dim]   F32, after RoPE
   const uint8_t* const* pages = nullptr;  // payloads of this layer
   const int64_t* page_begin = nullptr;    // [n_seqs + 1], first is 0, non-decreasing
+  int64_t page_offset = 0;  // bytes added to every page pointer, such as those of earlier layers
   PageLayout layout;
   const PreparedDictionary* dictionary_k = nullptr;
   const PreparedDictionary* dictionary_v = nullptr;

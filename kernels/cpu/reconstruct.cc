@@ -53,12 +53,13 @@ HWY_EXPORT(ReconstructPage);
 
 void Reconstruct(const ReconstructArgs& args, const Stream& stream) {
   const Dictionary& dictionary = AsCpu(*args.dictionary);
+  const PageList pages = {args.pages, args.page_offset};
   const int64_t page_floats =
       static_cast<int64_t>(args.layout.page_tokens) * args.layout.n_kv_heads * args.layout.head_dim;
 #pragma omp parallel for num_threads(stream.threads()) schedule(dynamic)
   for (int64_t p = 0; p < args.n_pages; ++p) {
     HWY_DYNAMIC_DISPATCH(ReconstructPage)
-    (args, dictionary, args.pages[p], args.out.as_mutable<float>() + p * page_floats);
+    (args, dictionary, pages[p], args.out.as_mutable<float>() + p * page_floats);
   }
 }
 

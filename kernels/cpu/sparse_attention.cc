@@ -193,7 +193,7 @@ class Wave {
   void RunSplit(size_t s, float* scores) {
     const Split& split = splits_[s];
     const Item& item = items_[split.item];
-    const uint8_t* const* pages = args_.pages + split.page_begin;
+    const PageList pages = {args_.pages + split.page_begin, args_.page_offset};
     const int64_t n_tokens = split.n_pages * args_.layout.page_tokens;
     ScorePages(pages, split.n_pages, args_.layout, item.kv_head,
                tables_.get() + split.item * table_floats_, lanes_, scores);

@@ -109,8 +109,8 @@ HWY_INLINE void ScoreTokens(const uint16_t* HWY_RESTRICT atoms, const float* HWY
 }
 
 template <int kGroup>
-void ScorePagesOf(const uint8_t* const* pages, int64_t n_pages, const PageLayout& layout,
-                  int kv_head, const float* table, float* scores) {
+void ScorePagesOf(const PageList& pages, int64_t n_pages, const PageLayout& layout, int kv_head,
+                  const float* table, float* scores) {
   const int sparsity = layout.sparsity_k;
   float c[kTokensTogether * base::kSparsityMax];
   for (int64_t p = 0; p < n_pages; ++p) {
@@ -131,8 +131,8 @@ void ScorePagesOf(const uint8_t* const* pages, int64_t n_pages, const PageLayout
 }
 
 template <int kGroup>
-void AddWeightsOf(const uint8_t* const* pages, int64_t n_pages, const PageLayout& layout,
-                  int kv_head, const float* HWY_RESTRICT p, float* HWY_RESTRICT weights) {
+void AddWeightsOf(const PageList& pages, int64_t n_pages, const PageLayout& layout, int kv_head,
+                  const float* HWY_RESTRICT p, float* HWY_RESTRICT weights) {
   using E = Entry<kGroup>;
   const typename E::Tag d;
   const int sparsity = layout.sparsity_v;
@@ -161,8 +161,8 @@ void AddWeightsOf(const uint8_t* const* pages, int64_t n_pages, const PageLayout
   }
 }
 
-void ScorePagesSimd(const uint8_t* const* pages, int64_t n_pages, const PageLayout& layout,
-                    int kv_head, const float* table, int lanes, float* scores) {
+void ScorePagesSimd(const PageList& pages, int64_t n_pages, const PageLayout& layout, int kv_head,
+                    const float* table, int lanes, float* scores) {
   switch (lanes) {
     case 1:
       return ScorePagesOf<1>(pages, n_pages, layout, kv_head, table, scores);
@@ -177,8 +177,8 @@ void ScorePagesSimd(const uint8_t* const* pages, int64_t n_pages, const PageLayo
   }
 }
 
-void AddWeightsSimd(const uint8_t* const* pages, int64_t n_pages, const PageLayout& layout,
-                    int kv_head, const float* p, int lanes, float* weights) {
+void AddWeightsSimd(const PageList& pages, int64_t n_pages, const PageLayout& layout, int kv_head,
+                    const float* p, int lanes, float* weights) {
   switch (lanes) {
     case 1:
       return AddWeightsOf<1>(pages, n_pages, layout, kv_head, p, weights);
@@ -356,7 +356,7 @@ size_t ScoreFloats(int64_t n_tokens, int lanes) {
   return (static_cast<size_t>(n_tokens) * lanes + kScoreBlock - 1) / kScoreBlock * kScoreBlock;
 }
 
-void ScorePages(const uint8_t* const* pages, int64_t n_pages, const PageLayout& layout, int kv_head,
+void ScorePages(const PageList& pages, int64_t n_pages, const PageLayout& layout, int kv_head,
                 const float* table, int lanes, float* scores) {
   HWY_DYNAMIC_DISPATCH(ScorePagesSimd)(pages, n_pages, layout, kv_head, table, lanes, scores);
   const int64_t n_tokens = n_pages * layout.page_tokens;
@@ -368,7 +368,7 @@ void SoftmaxInPlace(float* scores, int64_t n_tokens, int lanes, float* max, floa
   HWY_DYNAMIC_DISPATCH(SoftmaxSimd)(scores, ScoreFloats(n_tokens, lanes), lanes, max, sum);
 }
 
-void AddWeights(const uint8_t* const* pages, int64_t n_pages, const PageLayout& layout, int kv_head,
+void AddWeights(const PageList& pages, int64_t n_pages, const PageLayout& layout, int kv_head,
                 const float* p, int lanes, float* weights) {
   HWY_DYNAMIC_DISPATCH(AddWeightsSimd)(pages, n_pages, layout, kv_head, p, lanes, weights);
 }

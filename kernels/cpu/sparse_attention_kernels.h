@@ -16,6 +16,7 @@
 
 #include "kernels/api/code_layout.h"
 #include "kernels/cpu/attention_atoms.h"
+#include "kernels/cpu/code_view.h"
 
 namespace lexico::kernels::cpu {
 
@@ -27,7 +28,7 @@ void FillTable(const AttentionAtoms& dictionary, const float* q, int lanes, int 
 
 // The scores of n_pages whole pages of one KV head. `scores` has room for
 // ScoreFloats(tokens, lanes) floats; places past the last token become -infinity.
-void ScorePages(const uint8_t* const* pages, int64_t n_pages, const PageLayout& layout, int kv_head,
+void ScorePages(const PageList& pages, int64_t n_pages, const PageLayout& layout, int kv_head,
                 const float* table, int lanes, float* scores);
 size_t ScoreFloats(int64_t n_tokens, int lanes);
 
@@ -35,7 +36,7 @@ size_t ScoreFloats(int64_t n_tokens, int lanes);
 void SoftmaxInPlace(float* scores, int64_t n_tokens, int lanes, float* max, float* sum);
 
 // weights[a] += p[t] * c over the value codes of n_pages pages. `p` as SoftmaxInPlace leaves it.
-void AddWeights(const uint8_t* const* pages, int64_t n_pages, const PageLayout& layout, int kv_head,
+void AddWeights(const PageList& pages, int64_t n_pages, const PageLayout& layout, int kv_head,
                 const float* p, int lanes, float* weights);
 
 // merged[a, g] = sum_s factors[s, g] * weights[s][a, g], parts in order, for n_atoms atoms.

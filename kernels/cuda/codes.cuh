@@ -14,15 +14,15 @@ struct CodePages {
   const uint8_t* const* pages;
   int page_tokens;
   int sparsity;
-  int64_t kind_bytes;   // where the kind's blocks begin in a page
+  int64_t kind_bytes;   // where the kind's blocks begin, from what `pages` points to
   int64_t head_bytes;   // of one KV head's block
   int64_t atoms_bytes;  // within a block, before the coefficients
 
-  CodePages(const uint8_t* const* pages, const PageLayout& layout, bool value)
+  CodePages(const uint8_t* const* pages, int64_t page_offset, const PageLayout& layout, bool value)
       : pages(pages),
         page_tokens(layout.page_tokens),
         sparsity(value ? layout.sparsity_v : layout.sparsity_k),
-        kind_bytes(static_cast<int64_t>(layout.head_offset(value, 0))),
+        kind_bytes(page_offset + static_cast<int64_t>(layout.head_offset(value, 0))),
         head_bytes(static_cast<int64_t>(layout.head_bytes(value))),
         atoms_bytes(static_cast<int64_t>(layout.atoms_bytes(sparsity))) {}
 

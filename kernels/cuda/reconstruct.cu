@@ -59,8 +59,9 @@ void Reconstruct(const ReconstructArgs& args, const Stream& stream) {
   const int64_t n_vectors = args.n_pages * args.layout.page_tokens * args.layout.n_kv_heads;
   Launch(GpuOf(stream), ReconstructKernel,
          {"Reconstruct", dim3(CeilDiv(n_vectors, kWarps)), kWarp * kWarps},
-         CodePages(args.pages, args.layout, args.value), dictionary.rows(), dictionary.row_stride(),
-         args.layout.n_kv_heads, args.layout.head_dim, n_vectors, args.out.as_mutable<float>());
+         CodePages(args.pages, args.page_offset, args.layout, args.value), dictionary.rows(),
+         dictionary.row_stride(), args.layout.n_kv_heads, args.layout.head_dim, n_vectors,
+         args.out.as_mutable<float>());
 }
 
 }  // namespace lexico::kernels::cuda

@@ -71,8 +71,8 @@ void RunWave(const SparseAttentionArgs& args, const Gpu& gpu, const SparsePlan& 
   const int n_atoms_k = dictionary_k.n_atoms();
   const int n_atoms_v = dictionary_v.n_atoms();
   const int stride = dictionary_k.row_stride();
-  const CodePages keys(args.pages, args.layout, false);
-  const CodePages values(args.pages, args.layout, true);
+  const CodePages keys(args.pages, args.page_offset, args.layout, false);
+  const CodePages values(args.pages, args.page_offset, args.layout, true);
   const int64_t n_ranges = CeilDiv(n_atoms_v, kRangeAtoms);
   const size_t lane_bytes = kLanes * sizeof(float);
 

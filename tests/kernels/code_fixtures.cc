@@ -85,6 +85,14 @@ CodedPages::CodedPages(const PageLayout& layout, int64_t n_pages, int n_atoms, s
   for (const auto& page : bytes_) pointers_.push_back(page.data());
 }
 
+CodedPages::InBlocks::InBlocks(const CodedPages& pages, int64_t offset) {
+  for (const std::vector<uint8_t>& page : pages.bytes_) {
+    std::vector<uint8_t>& block = bytes_.emplace_back(offset, uint8_t{0x7f});
+    block.insert(block.end(), page.begin(), page.end());
+  }
+  for (const auto& block : bytes_) pointers_.push_back(block.data());
+}
+
 void CodedPages::Poison(int64_t page) {
   for (const bool value : {false, true}) {
     const int sparsity = value ? layout_.sparsity_v : layout_.sparsity_k;

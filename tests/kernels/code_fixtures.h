@@ -35,6 +35,17 @@ class CodedPages {
   int64_t n_pages() const { return static_cast<int64_t>(pointers_.size()); }
   uint8_t* page(int64_t i) { return bytes_[i].data(); }
 
+  // The same pages as one layer of blocks that begin `offset` bytes before them; there are NaN.
+  class InBlocks {
+   public:
+    InBlocks(const CodedPages& pages, int64_t offset);
+    const uint8_t* const* pages() const { return pointers_.data(); }
+
+   private:
+    std::vector<std::vector<uint8_t>> bytes_;
+    std::vector<const uint8_t*> pointers_;
+  };
+
   // Gives every coefficient of a page the E4M3 code of NaN.
   void Poison(int64_t page);
 

@@ -94,8 +94,8 @@ void DeviceOps::SparseAttention(const kernels::SparseAttentionArgs& args) const 
   OnDevice device(stream_);
   kernels::SparseAttentionArgs there = args;
   there.q = device.Input(args.q);
-  there.pages =
-      device.Pages(args.pages, args.page_begin[args.q.dim(0)], args.layout.payload_bytes());
+  there.pages = device.Pages(args.pages, args.page_begin[args.q.dim(0)],
+                             args.page_offset + args.layout.payload_bytes());
   there.dictionary_k = device.Dictionary(args.dictionary_k);
   there.dictionary_v = device.Dictionary(args.dictionary_v);
   there.out = device.Output(args.out);
@@ -109,7 +109,8 @@ void DeviceOps::Reconstruct(const kernels::ReconstructArgs& args) const {
   if (stream_.kind() == DeviceKind::kCpu) return kernels::Reconstruct(args, stream_);
   OnDevice device(stream_);
   kernels::ReconstructArgs there = args;
-  there.pages = device.Pages(args.pages, args.n_pages, args.layout.payload_bytes());
+  there.pages =
+      device.Pages(args.pages, args.n_pages, args.page_offset + args.layout.payload_bytes());
   there.dictionary = device.Dictionary(args.dictionary);
   there.out = device.Output(args.out);
   kernels::Reconstruct(there, stream_);

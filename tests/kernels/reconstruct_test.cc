@@ -89,6 +89,20 @@ TEST_P(ReconstructTest, MatchesDefinition) {
   }
 }
 
+TEST_P(ReconstructTest, PagesMayLieAtAnOffsetFromTheirPointers) {
+  const Problem problem(Layout(2, 16, 4, 5, 3), 3, 40, 77);
+  const CodedPages::InBlocks blocks(problem.pages, 128);
+  for (const bool value : {false, true}) {
+    const std::vector<float> expected = problem.Run(value, Ops());
+    std::vector<float> actual;
+    ReconstructArgs args = problem.Args(value, actual);
+    args.pages = blocks.pages();
+    args.page_offset = 128;
+    Ops().Reconstruct(args);
+    EXPECT_TRUE(SameBits(args.out, TensorView(expected.data(), {12, 2, 16})));
+  }
+}
+
 TEST_P(ReconstructTest, OneAtomWithCoefficientOneIsThatAtom) {
   Problem problem(Layout(1, 16, 2, 1, 1), 1, 32, 2);
   const std::vector<uint8_t> page = {9, 0, 31, 0, FloatToE4m3(1), FloatToE4m3(-2), 0, 0,

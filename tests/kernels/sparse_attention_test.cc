@@ -343,6 +343,27 @@ TEST_P(SparseAttentionTest, NeighboursDoNotChangeBits) {
   EXPECT_TRUE(SameBits(args.out, TensorView(both.out.data() + 2 * 16, {1, 2, 16})));
 }
 
+TEST_P(SparseAttentionTest, PagesMayLieAtAnOffsetFromTheirPointers) {
+  for (const int sparsity : {4, 5}) {
+    const Shape shape{.sparsity_k = sparsity, .sparsity_v = sparsity, .pages_per_seq = {3, 2}};
+    Problem problem(shape, 18, Ops());
+    const Outputs expected = problem.Run();
+    for (const int64_t offset : {64, 192}) {
+      const CodedPages::InBlocks blocks(problem.pages(), offset);
+      Outputs actual;
+      SparseAttentionArgs args = problem.Args(actual);
+      args.pages = blocks.pages();
+      args.page_offset = offset;
+      Ops().SparseAttention(args);
+      problem.ExpectSameBits(actual, expected);
+      Outputs magnitude;
+      const SparseAttentionArgs magnitudes = problem.Args(magnitude);
+      definition::SparseAttention(args, {magnitudes.out, magnitudes.max_score, magnitudes.sum_exp});
+      EXPECT_TRUE(IsClose(args.out, problem.OutView(expected.out), magnitudes.out, kUlps));
+    }
+  }
+}
+
 TEST_P(SparseAttentionTest, LargeScoresDoNotOverflow) {
   Problem problem(Shape{.group = 2, .pages_per_seq = {4}}, 16, Ops());
   problem.set_scale(1e4f);
