@@ -149,7 +149,7 @@ TEST_F(SessionKvTest, BookkeepingStaysBelowHalfAPercent) {
   // Of the embedded model's shape, 20,000 tokens: 8,192 bytes of FP16 a token.
   const KvLayout layout = MakeKvLayout({.n_layers = 8, .n_kv_heads = 2, .head_dim = 128},
                                        *base::ParseProfile("paper-s16"), 4096);
-  auto pool = *PagePool::Create(size_t{64} << 20, 1 << 20);
+  auto pool = *PagePool::Create(size_t{64} << 20, 2 << 20);
   auto kv = *SessionKv::Create(pool.get(), layout, MakeChainScope(layout, Identity(), ""));
   const std::vector<int32_t> ids(20000, 5);
   kv->AddPending(ids);
