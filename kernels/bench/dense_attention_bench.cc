@@ -14,10 +14,10 @@
 namespace lexico::kernels::bench {
 namespace {
 
-constexpr int64_t kHeads = 8;
-constexpr int64_t kKvHeads = 2;
-constexpr int64_t kHeadDim = 128;
-constexpr int64_t kPageTokens = 32;
+constexpr int kHeads = 8;
+constexpr int kKvHeads = 2;
+constexpr int kHeadDim = 128;
+constexpr int kPageTokens = 32;
 const float kScale = 1.0f / std::sqrt(static_cast<float>(kHeadDim));
 
 std::vector<float> Random(int64_t n) {
@@ -29,32 +29,27 @@ std::vector<float> Random(int64_t n) {
 }
 
 void MeasureDecode(Bench& bench, int64_t n_seqs, int64_t n_tokens, DType type) {
-  const int64_t row = kKvHeads * kHeadDim;
-  const int64_t n = n_seqs * n_tokens * row;
+  const PageLayout layout{
+      .n_kv_heads = kKvHeads, .head_dim = kHeadDim, .page_tokens = kPageTokens, .dense_type = type};
+  const int64_t n_pages = n_seqs * (n_tokens / kPageTokens);
+  const int64_t n = n_pages * static_cast<int64_t>(layout.payload_bytes() / DTypeBytes(type));
   const std::vector<float> wide = Random(n);
-  std::vector<uint8_t> k(n * DTypeBytes(type));
-  Convert(TensorView(wide.data(), {n}), MutableTensorView(k.data(), type, {n}), bench.stream());
-  const std::vector<uint8_t> v = k;
+  std::vector<uint8_t> memory(n * DTypeBytes(type));
+  Convert(TensorView(wide.data(), {n}), MutableTensorView(memory.data(), type, {n}),
+          bench.stream());
   const std::vector<float> q = Random(n_seqs * kHeads * kHeadDim);
-  std::vector<DensePiece> pieces;
-  std::vector<int64_t> begin = {0};
-  // Dense pages, as a session of profile `dense` holds them: head-major.
-  const int64_t page_bytes = kPageTokens * row * static_cast<int64_t>(DTypeBytes(type));
-  for (int64_t seq = 0; seq < n_seqs; ++seq) {
-    for (int64_t page = 0; page < n_tokens / kPageTokens; ++page) {
-      const int64_t at = (seq * (n_tokens / kPageTokens) + page) * page_bytes;
-      pieces.push_back(
-          {k.data() + at, v.data() + at, kPageTokens, kHeadDim, kPageTokens * kHeadDim});
-    }
-    begin.push_back(static_cast<int64_t>(pieces.size()));
-  }
+  std::vector<const uint8_t*> pages;
+  for (int64_t p = 0; p < n_pages; ++p) pages.push_back(memory.data() + p * layout.payload_bytes());
+  std::vector<int64_t> begin;
+  for (int64_t seq = 0; seq <= n_seqs; ++seq) begin.push_back(seq * (n_pages / n_seqs));
   std::vector<float> out(q.size());
   std::vector<float> max(n_seqs * kHeads);
   std::vector<float> sum(n_seqs * kHeads);
   DenseAttentionArgs args;
   args.q = TensorView(q.data(), {n_seqs, kHeads, kHeadDim});
-  args.pieces = pieces.data();
-  args.piece_begin = begin.data();
+  args.pages = pages.data();
+  args.page_begin = begin.data();
+  args.layout = layout;
   args.n_kv_heads = kKvHeads;
   args.kv_type = type;
   args.scale = kScale;
@@ -65,7 +60,7 @@ void MeasureDecode(Bench& bench, int64_t n_seqs, int64_t n_tokens, DType type) {
   work.shape = fmt::format("seqs {} tokens {} {}", n_seqs, n_tokens, DTypeName(type));
   work.item_name = "tokens";
   work.items = static_cast<double>(n_seqs * n_tokens);
-  work.bytes = 2.0 * static_cast<double>(n * DTypeBytes(type));
+  work.bytes = static_cast<double>(memory.size());
   work.flops = 4.0 * static_cast<double>(n_seqs * n_tokens * kHeads * kHeadDim);
   bench.Measure("dense_attention", work, [&] { DenseAttention(args, bench.stream()); });
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/cpu/convert.h"
+#include "kernels/cpu/dense_pieces.h"
 
 namespace lexico::kernels::cpu::definition {
 namespace {
@@ -67,8 +68,9 @@ void DenseAttention(const DenseAttentionArgs& args, const DenseAttentionMagnitud
   for (int64_t seq = 0; seq < args.q.dim(0); ++seq) {
     // (piece, token in it) of every token of the sequence.
     std::vector<std::pair<const DensePiece*, int64_t>> tokens;
-    for (int64_t i = args.piece_begin[seq]; i < args.piece_begin[seq + 1]; ++i)
-      for (int64_t t = 0; t < args.pieces[i].n_tokens; ++t) tokens.emplace_back(&args.pieces[i], t);
+    const std::vector<DensePiece> pieces = PiecesOf(args, seq);
+    for (const DensePiece& piece : pieces)
+      for (int64_t t = 0; t < piece.n_tokens; ++t) tokens.emplace_back(&piece, t);
     for (int64_t head = 0; head < n_heads; ++head) {
       const int64_t at = seq * n_heads + head;
       const auto read = [&](bool value, int64_t t, int i) {

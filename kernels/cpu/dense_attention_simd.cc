@@ -18,6 +18,7 @@
 #include "hwy/cache_control.h"
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/dense_attention.h"
+#include "kernels/cpu/dense_pieces.h"
 #include "kernels/cpu/openmp.h"
 #include "proto/base/check.h"
 
@@ -283,6 +284,7 @@ struct Task {
 };
 
 struct Plan {
+  std::vector<std::vector<DensePiece>> pieces;  // of every sequence
   std::vector<Task> tasks;
   std::vector<int64_t> part_begin;  // [n_seqs + 1]
 };
@@ -294,16 +296,17 @@ Plan MakePlan(const DenseAttentionArgs& args, int64_t n_seqs) {
     int64_t part = plan.part_begin.back();
     int64_t room = 0;  // of the part that is being filled
     size_t open = plan.tasks.size();
-    for (int64_t i = args.piece_begin[seq]; i < args.piece_begin[seq + 1]; ++i) {
-      for (int64_t t = 0; t < args.pieces[i].n_tokens;) {
+    const std::vector<DensePiece>& pieces = plan.pieces.emplace_back(PiecesOf(args, seq));
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      for (int64_t t = 0; t < pieces[i].n_tokens;) {
         if (room == 0) {
           open = plan.tasks.size();
           for (int64_t head = 0; head < args.n_kv_heads; ++head)
-            plan.tasks.push_back({seq, head, i, t, 0, part});
+            plan.tasks.push_back({seq, head, static_cast<int64_t>(i), t, 0, part});
           ++part;
           room = kDensePartTokens;
         }
-        const int64_t n = std::min(room, args.pieces[i].n_tokens - t);
+        const int64_t n = std::min(room, pieces[i].n_tokens - t);
         for (size_t task = open; task < plan.tasks.size(); ++task) plan.tasks[task].n_tokens += n;
         room -= n;
         t += n;
@@ -314,18 +317,18 @@ Plan MakePlan(const DenseAttentionArgs& args, int64_t n_seqs) {
   return plan;
 }
 
-std::vector<PartRun> RunsOf(const DenseAttentionArgs& args, const Task& task) {
+std::vector<PartRun> RunsOf(const DenseAttentionArgs& args, const std::vector<DensePiece>& pieces,
+                            const Task& task) {
   std::vector<PartRun> runs;
   const auto bytes = static_cast<int64_t>(DTypeBytes(args.kv_type));
   int64_t token = task.piece_token;
   int64_t left = task.n_tokens;
   for (int64_t i = task.piece; left > 0; ++i, token = 0) {
-    const DensePiece& piece = args.pieces[i];
+    const DensePiece& piece = pieces[i];
     const int64_t n = std::min(left, piece.n_tokens - token);
     if (n == 0) continue;
     const int64_t at = (token * piece.token_stride + task.kv_head * piece.head_stride) * bytes;
-    runs.push_back({static_cast<const uint8_t*>(piece.k) + at,
-                    static_cast<const uint8_t*>(piece.v) + at, n, piece.token_stride});
+    runs.push_back({piece.k + at, piece.v + at, n, piece.token_stride});
     left -= n;
   }
   return runs;
@@ -379,7 +382,7 @@ void DenseAttention(const DenseAttentionArgs& args, int threads) {
 #pragma omp for schedule(dynamic)
     for (size_t i = 0; i < plan.tasks.size(); ++i) {
       const Task& task = plan.tasks[i];
-      const std::vector<PartRun> runs = RunsOf(args, task);
+      const std::vector<PartRun> runs = RunsOf(args, plan.pieces[task.seq], task);
       const int64_t first_head = task.kv_head * group;
       const int64_t at = task.part * n_heads + first_head;
       HWY_DYNAMIC_DISPATCH(AttendPart)

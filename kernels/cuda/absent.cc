@@ -1,10 +1,12 @@
 // Stands for this folder in a build without CUDA: no GPU can be opened, so no stream leads to the
 // ops.
 #include "kernels/cuda/ceilings.h"
+#include "kernels/cuda/dense_attention.h"
 #include "kernels/cuda/dictionary.h"
 #include "kernels/cuda/merge_partials.h"
 #include "kernels/cuda/omp_encode.h"
 #include "kernels/cuda/open_device.h"
+#include "kernels/cuda/prefill_attention.h"
 #include "kernels/cuda/reconstruct.h"
 #include "kernels/cuda/sparse_attention.h"
 #include "proto/base/check.h"
@@ -22,12 +24,18 @@ absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(Tens
 
 GpuCeilings MeasureCeilings(const Stream& stream) { LEXICO_UNREACHABLE(); }
 
+void DenseAttention(const DenseAttentionArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
+
 void MergePartials(std::span<const AttentionPart> parts, MutableTensorView out,
                    const Stream& stream) {
   LEXICO_UNREACHABLE();
 }
 
 void OmpEncode(const OmpEncodeArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
+
+void PrefillAttention(const PrefillAttentionArgs& args, const Stream& stream) {
+  LEXICO_UNREACHABLE();
+}
 
 void Reconstruct(const ReconstructArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
 

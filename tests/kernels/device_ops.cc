@@ -34,6 +34,16 @@ class OnDevice {
     outputs_.push_back({&buffers_.back(), host});
     return view;
   }
+  const kernels::DenseRows* Rows(const kernels::DenseRows* rows, int64_t n, size_t row_bytes) {
+    if (rows == nullptr) return nullptr;
+    std::vector<kernels::DenseRows> there(rows, rows + n);
+    for (kernels::DenseRows& run : there) {
+      run.k = Copy(run.k, run.n_tokens * row_bytes);
+      run.v = Copy(run.v, run.n_tokens * row_bytes);
+    }
+    return static_cast<const kernels::DenseRows*>(
+        Copy(there.data(), there.size() * sizeof(there[0])));
+  }
   int64_t* Counter(int64_t* host) {
     if (host == nullptr) return nullptr;
     auto* there = static_cast<int64_t*>(Copy(host, sizeof(*host)));
@@ -81,13 +91,12 @@ class OnDevice {
   std::vector<std::shared_ptr<const PreparedDictionary>> dictionaries_;
 };
 
-// Opened once: a context takes a second.
+}  // namespace
+
 const absl::StatusOr<Stream>& GpuStream() {
   static const absl::StatusOr<Stream> stream = Stream::Cuda({});
   return stream;
 }
-
-}  // namespace
 
 void DeviceOps::SparseAttention(const kernels::SparseAttentionArgs& args) const {
   if (stream_.kind() == DeviceKind::kCpu) return kernels::SparseAttention(args, stream_);
@@ -128,6 +137,36 @@ void DeviceOps::OmpEncode(const kernels::OmpEncodeArgs& args) const {
   there.rel_error = device.Output(args.rel_error);
   there.n_non_finite = device.Counter(args.n_non_finite);
   kernels::OmpEncode(there, stream_);
+  device.CopyOutputsBack();
+}
+
+void DeviceOps::DenseAttention(const kernels::DenseAttentionArgs& args) const {
+  if (stream_.kind() == DeviceKind::kCpu) return kernels::DenseAttention(args, stream_);
+  OnDevice device(stream_);
+  kernels::DenseAttentionArgs there = args;
+  there.q = device.Input(args.q);
+  there.rows = device.Rows(args.rows, args.q.dim(0),
+                           args.n_kv_heads * args.q.dim(2) * kernels::DTypeBytes(args.kv_type));
+  if (args.page_begin != nullptr) {
+    there.pages = device.Pages(args.pages, args.page_begin[args.q.dim(0)],
+                               args.page_offset + args.layout.payload_bytes());
+  }
+  there.out = device.Output(args.out);
+  there.max_score = device.Output(args.max_score);
+  there.sum_exp = device.Output(args.sum_exp);
+  kernels::DenseAttention(there, stream_);
+  device.CopyOutputsBack();
+}
+
+void DeviceOps::PrefillAttention(const kernels::PrefillAttentionArgs& args) const {
+  if (stream_.kind() == DeviceKind::kCpu) return kernels::PrefillAttention(args, stream_);
+  OnDevice device(stream_);
+  kernels::PrefillAttentionArgs there = args;
+  there.q = device.Input(args.q);
+  there.k = device.Input(args.k);
+  there.v = device.Input(args.v);
+  there.out = device.Output(args.out);
+  kernels::PrefillAttention(there, stream_);
   device.CopyOutputsBack();
 }
 

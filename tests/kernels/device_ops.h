@@ -1,4 +1,4 @@
-// Ops over codes on any device, called with arguments in host memory: the tests state a property
+// Ops on any device, called with arguments in host memory: the tests state a property
 // once and run it on every device (DeviceTest).
 //
 // On a GPU every array is copied there, outputs too, so that a place which the op does not write
@@ -11,6 +11,7 @@
 #include <memory>
 #include <span>
 
+#include "kernels/api/dense_attention.h"
 #include "kernels/api/dictionary.h"
 #include "kernels/api/merge_partials.h"
 #include "kernels/api/omp_encode.h"
@@ -29,12 +30,17 @@ class DeviceOps {
   void SparseAttention(const kernels::SparseAttentionArgs& args) const;
   void Reconstruct(const kernels::ReconstructArgs& args) const;
   void OmpEncode(const kernels::OmpEncodeArgs& args) const;
+  void DenseAttention(const kernels::DenseAttentionArgs& args) const;
+  void PrefillAttention(const kernels::PrefillAttentionArgs& args) const;
   void MergePartials(std::span<const kernels::AttentionPart> parts,
                      const kernels::MutableTensorView& out) const;
 
  private:
   kernels::Stream stream_;
 };
+
+// The GPU of the tests, opened once: a context takes a second.
+const absl::StatusOr<kernels::Stream>& GpuStream();
 
 // A test of every device: its parameter. A GPU's are skipped, and say why, where there is none.
 class DeviceTest : public testing::TestWithParam<kernels::DeviceKind> {

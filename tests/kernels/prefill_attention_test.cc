@@ -15,11 +15,13 @@
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/dense_attention_definition.h"
 #include "tests/kernels/code_fixtures.h"
+#include "tests/kernels/device_ops.h"
 #include "tests/support/compare.h"
 
 namespace lexico::kernels {
 namespace {
 
+using tests::DeviceOps;
 using tests::IsClose;
 using tests::RandomNormal;
 using tests::SameBits;
@@ -54,21 +56,21 @@ class Problem {
   int64_t key_size() const { return shape_.n_kv_heads * shape_.head_dim; }
 
   // Outputs of queries [first, first + n), [n, n_heads, head_dim].
-  std::vector<float> Run(int64_t first, int64_t n, int threads = 2) const {
+  std::vector<float> Attend(const DeviceOps& ops, int64_t first, int64_t n) const {
     std::vector<float> out(n * query_size(), kNan);
-    PrefillAttention(Args(first, n, out), Stream::Cpu(threads));
+    ops.PrefillAttention(Args(first, n, out));
     return out;
   }
-  std::vector<float> Run() const { return Run(0, shape_.n_keys); }
+  std::vector<float> Attend(const DeviceOps& ops) const { return Attend(ops, 0, shape_.n_keys); }
 
-  void ExpectMatchesDefinition(int64_t first, int64_t n) const {
+  void ExpectMatchesDefinition(const DeviceOps& ops, int64_t first, int64_t n) const {
     SCOPED_TRACE(fmt::format("{} queries {} .. {}", shape_.Text(), first, first + n));
     std::vector<float> expected(n * query_size());
     std::vector<float> magnitude(expected.size());
     cpu::definition::PrefillAttention(
         Args(first, n, expected),
         MutableTensorView(magnitude.data(), {static_cast<int64_t>(magnitude.size())}));
-    const std::vector<float> actual = Run(first, n);
+    const std::vector<float> actual = Attend(ops, first, n);
     EXPECT_TRUE(IsClose(View(actual), View(expected), View(magnitude), kUlps));
   }
 
@@ -118,51 +120,54 @@ class Problem {
   Shape shape_;
 };
 
-TEST(PrefillAttentionTest, MatchesDefinitionOnAllTinyShapes) {
+class PrefillAttentionTest : public tests::DeviceTest {};
+LEXICO_TEST_ON_ALL_DEVICES(PrefillAttentionTest);
+
+TEST_P(PrefillAttentionTest, MatchesDefinitionOnAllTinyShapes) {
   uint32_t seed = 1;
   for (const int64_t head_dim : {1, 8, 10, 16, 40})
     for (const int64_t group : {1, 2, 3, 4, 16})
       for (int64_t n_keys = 1; n_keys <= 9; ++n_keys)
-        Problem({2, group, head_dim, n_keys}, seed++).ExpectMatchesDefinition(0, n_keys);
+        Problem({2, group, head_dim, n_keys}, seed++).ExpectMatchesDefinition(Ops(), 0, n_keys);
 }
 
-TEST(PrefillAttentionTest, MatchesDefinitionAroundTileAndTaskEdges) {
+TEST_P(PrefillAttentionTest, MatchesDefinitionAroundTileAndTaskEdges) {
   const int64_t tile = cpu::kPrefillTileKeys;
   uint32_t seed = 100;
   for (const int64_t n_keys : {tile - 1, tile, tile + 1, 2 * tile + 17})
     for (const int64_t n : {int64_t{1}, int64_t{5}, int64_t{70}})
-      Problem({2, 4, 16, n_keys}, seed++).ExpectMatchesDefinition(n_keys - n, n);
+      Problem({2, 4, 16, n_keys}, seed++).ExpectMatchesDefinition(Ops(), n_keys - n, n);
 }
 
-TEST(PrefillAttentionTest, MatchesDefinitionOnHeadsOfRealModels) {
-  Problem({2, 4, 128, 300}, 200).ExpectMatchesDefinition(200, 100);
-  Problem({1, 2, 256, 150}, 201).ExpectMatchesDefinition(0, 150);
-  Problem({4, 2, 8, 200}, 202).ExpectMatchesDefinition(0, 200);  // stories260K
-  Problem({1, 8, 64, 140}, 203).ExpectMatchesDefinition(100, 40);
+TEST_P(PrefillAttentionTest, MatchesDefinitionOnHeadsOfRealModels) {
+  Problem({2, 4, 128, 300}, 200).ExpectMatchesDefinition(Ops(), 200, 100);
+  Problem({1, 2, 256, 150}, 201).ExpectMatchesDefinition(Ops(), 0, 150);
+  Problem({4, 2, 8, 200}, 202).ExpectMatchesDefinition(Ops(), 0, 200);  // stories260K
+  Problem({1, 8, 64, 140}, 203).ExpectMatchesDefinition(Ops(), 100, 40);
 }
 
-TEST(PrefillAttentionTest, AQueryHasTheSameBitsInEveryChunkAndOnAnyNumberOfThreads) {
+TEST_P(PrefillAttentionTest, AQueryHasTheSameBitsInEveryChunkAndOnAnyNumberOfThreads) {
   const Problem problem({2, 4, 32, 400}, 300);
-  const std::vector<float> all = problem.Run();
+  const std::vector<float> all = problem.Attend(Ops());
   for (const int threads : {1, 3, 16})
-    EXPECT_TRUE(SameBits(problem.View(problem.Run(0, 400, threads)), problem.View(all)));
+    EXPECT_TRUE(SameBits(problem.View(problem.Attend(Ops(threads), 0, 400)), problem.View(all)));
   for (const auto& [first, n] : {std::pair{0, 1}, {37, 90}, {399, 1}, {128, 256}}) {
-    const std::vector<float> chunk = problem.Run(first, n);
+    const std::vector<float> chunk = problem.Attend(Ops(), first, n);
     EXPECT_TRUE(SameBits(problem.View(chunk),
                          TensorView(all.data() + first * problem.query_size(), {n, 8, 32})))
         << first << " " << n;
   }
 }
 
-TEST(PrefillAttentionTest, NanAndInfinityInLaterTokensDoNotLeak) {
+TEST_P(PrefillAttentionTest, NanAndInfinityInLaterTokensDoNotLeak) {
   for (const float poison : {kNan, kInfinity}) {
     Problem problem({2, 4, 16, 300}, 301);
-    const std::vector<float> clean = problem.Run();
+    const std::vector<float> clean = problem.Attend(Ops());
     for (const int64_t token : {int64_t{150}, int64_t{151}, int64_t{299}}) {
       std::fill_n(problem.k.begin() + token * problem.key_size(), problem.key_size(), poison);
       std::fill_n(problem.v.begin() + token * problem.key_size(), problem.key_size(), poison);
     }
-    const std::vector<float> poisoned = problem.Run();
+    const std::vector<float> poisoned = problem.Attend(Ops());
     EXPECT_TRUE(SameBits(TensorView(poisoned.data(), {150, 8, 16}),
                          TensorView(clean.data(), {150, 8, 16})));
     for (size_t i = 150 * problem.query_size(); i < poisoned.size(); ++i)
@@ -170,11 +175,11 @@ TEST(PrefillAttentionTest, NanAndInfinityInLaterTokensDoNotLeak) {
   }
 }
 
-TEST(PrefillAttentionTest, NanInOneQueryStaysInThatQuery) {
+TEST_P(PrefillAttentionTest, NanInOneQueryStaysInThatQuery) {
   Problem problem({1, 2, 8, 50}, 302);
-  const std::vector<float> clean = problem.Run();
+  const std::vector<float> clean = problem.Attend(Ops());
   problem.q[20 * problem.query_size() + 3] = kNan;  // head 0 of query 20
-  const std::vector<float> poisoned = problem.Run();
+  const std::vector<float> poisoned = problem.Attend(Ops());
   for (size_t i = 0; i < clean.size(); ++i) {
     if (i / 8 == 20 * 2) {
       EXPECT_TRUE(std::isnan(poisoned[i])) << i;
@@ -184,37 +189,37 @@ TEST(PrefillAttentionTest, NanInOneQueryStaysInThatQuery) {
   }
 }
 
-TEST(PrefillAttentionTest, ZeroQueriesAverageTheValuesTheySee) {
+TEST_P(PrefillAttentionTest, ZeroQueriesAverageTheValuesTheySee) {
   Problem problem({1, 1, 8, 140}, 303);
   std::fill(problem.q.begin(), problem.q.end(), 0.0f);
   for (int64_t t = 0; t < 140; ++t)
     std::fill_n(problem.v.begin() + t * 8, 8, static_cast<float>(t));
-  const std::vector<float> out = problem.Run();
+  const std::vector<float> out = problem.Attend(Ops());
   for (int64_t t = 0; t < 140; ++t) EXPECT_NEAR(out[t * 8], t / 2.0f, 1e-4f) << t;
 }
 
-TEST(PrefillAttentionTest, LargeScoresDoNotOverflow) {
+TEST_P(PrefillAttentionTest, LargeScoresDoNotOverflow) {
   const Problem problem({1, 4, 16, 200}, 304, /*q_scale=*/1e4f);
-  problem.ExpectMatchesDefinition(0, 200);
-  for (const float x : problem.Run()) EXPECT_TRUE(std::isfinite(x));
+  problem.ExpectMatchesDefinition(Ops(), 0, 200);
+  for (const float x : problem.Attend(Ops())) EXPECT_TRUE(std::isfinite(x));
 }
 
-TEST(PrefillAttentionTest, ScoreOfMinusInfinityHasNoWeight) {
+TEST_P(PrefillAttentionTest, ScoreOfMinusInfinityHasNoWeight) {
   Problem problem({1, 1, 8, 6}, 305);
   std::fill(problem.q.begin(), problem.q.end(), 1.0f);
   std::fill_n(problem.k.begin(), 3 * 8, -kInfinity);  // tokens 0, 1, 2
-  const std::vector<float> out = problem.Run();
+  const std::vector<float> out = problem.Attend(Ops());
   for (int64_t i = 0; i < 3 * 8; ++i) EXPECT_EQ(out[i], 0.0f) << i;  // nothing to see
   for (int64_t i = 0; i < 8; ++i) EXPECT_EQ(out[3 * 8 + i], problem.v[3 * 8 + i]);
 }
 
-TEST(PrefillAttentionTest, KeysPastTheChunkAreNotRead) {
+TEST_P(PrefillAttentionTest, KeysPastTheChunkAreNotRead) {
   // n_keys may exceed first_position + n_queries: the rest is storage not yet written.
   Problem problem({1, 2, 8, 64}, 306);
-  const std::vector<float> clean = problem.Run(0, 10);
+  const std::vector<float> clean = problem.Attend(Ops(), 0, 10);
   std::fill(problem.k.begin() + 10 * 8, problem.k.end(), kNan);
   std::fill(problem.v.begin() + 10 * 8, problem.v.end(), kNan);
-  const std::vector<float> poisoned = problem.Run(0, 10);
+  const std::vector<float> poisoned = problem.Attend(Ops(), 0, 10);
   EXPECT_TRUE(SameBits(problem.View(poisoned), problem.View(clean)));
 }
 

@@ -15,7 +15,7 @@ class SessionKvTest : public KvTest {
  protected:
   // A window row as BF16 bits of K of layer 0.
   static std::vector<uint16_t> WindowK(const SessionKv& kv, int layer) {
-    const kernels::DensePiece piece = kv.window(layer, kv.window_rows());
+    const kernels::DenseRows piece = kv.window(layer, kv.window_rows());
     const auto* bits = static_cast<const uint16_t*>(piece.k);
     return {bits, bits + kv.window_rows() * kRowDim};
   }
@@ -62,7 +62,7 @@ TEST_F(SessionKvTest, PagesCodedAheadEqualPagesCodedAtOnce) {
   Decode(*kv, 128);
   std::vector<std::vector<float>> k(kLayers), v(kLayers);
   for (int layer = 0; layer < kLayers; ++layer) {
-    const kernels::DensePiece piece = kv->window(layer, 32);
+    const kernels::DenseRows piece = kv->window(layer, 32);
     for (const bool value : {false, true}) {
       const auto* bits = static_cast<const uint16_t*>(value ? piece.v : piece.k);
       auto& rows = value ? v[layer] : k[layer];

@@ -1,5 +1,7 @@
 #include "worker/engine/decode_step.h"
 
+#include <algorithm>
+
 #include "kernels/api/merge_partials.h"
 #include "proto/base/check.h"
 
@@ -70,20 +72,25 @@ void DecodeStep::Attend(int layer, std::span<SessionKv* const> sessions, int64_t
   };
   const kernels::MutableTensorView out(attention_.data() + first * config.q_dim(),
                                        {n, config.n_heads, config.head_dim});
-  const bool dense = sessions[0]->layout().profile.is_dense();
-  pieces_.clear();
-  piece_begin_.assign(1, 0);
+  const KvLayout& layout = sessions[0]->layout();
+  const bool dense = layout.profile.is_dense();
+  rows_.clear();
+  int64_t rows_max = 0;
   for (const SessionKv* session : sessions) {
-    // Dense pages and the window are one run of rows: one call.
-    if (dense) AppendPages(*session, layer, pieces_);
     // The row just written is the last one.
-    pieces_.push_back(session->window(layer, session->window_rows() + 1));
-    piece_begin_.push_back(static_cast<int64_t>(pieces_.size()));
+    rows_.push_back(session->window(layer, session->window_rows() + 1));
+    rows_max = std::max(rows_max, rows_.back().n_tokens);
   }
+  // Dense pages and the window are one call.
+  if (dense) page_scratch_.Collect(sessions);
   const PartialViews rows = part(0);
   kernels::DenseAttention({.q = {q, {n, config.n_heads, config.head_dim}},
-                           .pieces = pieces_.data(),
-                           .piece_begin = piece_begin_.data(),
+                           .rows = rows_.data(),
+                           .rows_max = rows_max,
+                           .pages = dense ? page_scratch_.blocks.data() : nullptr,
+                           .page_begin = dense ? page_scratch_.begin.data() : nullptr,
+                           .page_offset = static_cast<int64_t>(layout.page_offset(layer)),
+                           .layout = layout.page,
                            .n_kv_heads = config.n_kv_heads,
                            .kv_type = context_->shape.cache_type,
                            .scale = context_->attention_scale(),

@@ -48,8 +48,7 @@ class DecodeStep {
   std::vector<float> partial_[2];  // over windows, over codes: [n, n_heads, head_dim]
   std::vector<float> partial_max_[2];
   std::vector<float> partial_sum_[2];
-  std::vector<kernels::DensePiece> pieces_;
-  std::vector<int64_t> piece_begin_;
+  std::vector<kernels::DenseRows> rows_;  // windows of the sessions of one layout
   PageAttentionScratch page_scratch_;
 };
 

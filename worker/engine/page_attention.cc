@@ -16,17 +16,13 @@ PartialViews PartialRows(const KvShape& shape, int n_heads, int64_t first, int64
           .sum_exp = {sum_exp + first * n_heads, {count, n_heads}}};
 }
 
-void AppendPages(const SessionKv& session, int layer, std::vector<kernels::DensePiece>& pieces) {
-  const KvLayout& layout = session.layout();
-  LEXICO_CHECK(layout.profile.is_dense());
-  for (const uint8_t* block : session.page_blocks()) {
-    const uint8_t* page = block + layout.page_offset(layer);
-    pieces.push_back(
-        {.k = page + layout.page.head_offset(false, 0),
-         .v = page + layout.page.head_offset(true, 0),
-         .n_tokens = layout.page.page_tokens,
-         .token_stride = layout.shape.head_dim,
-         .head_stride = static_cast<int64_t>(layout.page.page_tokens) * layout.shape.head_dim});
+void PageAttentionScratch::Collect(std::span<const SessionKv* const> sessions) {
+  blocks.clear();
+  begin.assign(1, 0);
+  for (const SessionKv* session : sessions) {
+    const auto of_session = session->page_blocks();
+    blocks.insert(blocks.end(), of_session.begin(), of_session.end());
+    begin.push_back(static_cast<int64_t>(blocks.size()));
   }
 }
 
@@ -37,27 +33,22 @@ void AttendToPages(const ForwardContext& context, int layer,
   if (n == 0) return;
   const KvLayout& layout = sessions[0]->layout();
   const int n_heads = context.config().n_heads;
-  scratch.pages.clear();
-  scratch.begin.assign(1, 0);
-  for (const SessionKv* session : sessions) {
-    for (const uint8_t* block : session->page_blocks()) {
-      scratch.pages.push_back(block + session->layout().page_offset(layer));
-    }
-    scratch.begin.push_back(static_cast<int64_t>(scratch.pages.size()));
-  }
-  if (scratch.pages.empty()) {
+  scratch.Collect(sessions);
+  if (scratch.blocks.empty()) {
     std::fill_n(partial.out.as_mutable<float>(), partial.out.size(), 0.0f);
     std::fill_n(partial.max_score.as_mutable<float>(), partial.max_score.size(),
                 -std::numeric_limits<float>::infinity());
     std::fill_n(partial.sum_exp.as_mutable<float>(), partial.sum_exp.size(), 0.0f);
     return;
   }
+  const auto page_offset = static_cast<int64_t>(layout.page_offset(layer));
   const kernels::TensorView queries(q, {n, n_heads, layout.shape.head_dim});
   if (!layout.profile.is_dense()) {
     const LayerDictionaries& dictionaries = context.dictionaries_of(layer);
     kernels::SparseAttention({.q = queries,
-                              .pages = scratch.pages.data(),
+                              .pages = scratch.blocks.data(),
                               .page_begin = scratch.begin.data(),
+                              .page_offset = page_offset,
                               .layout = layout.page,
                               .dictionary_k = dictionaries.k.get(),
                               .dictionary_v = dictionaries.v.get(),
@@ -68,11 +59,11 @@ void AttendToPages(const ForwardContext& context, int layer,
                              context.stream);
     return;
   }
-  scratch.pieces.clear();
-  for (const SessionKv* session : sessions) AppendPages(*session, layer, scratch.pieces);
   kernels::DenseAttention({.q = queries,
-                           .pieces = scratch.pieces.data(),
-                           .piece_begin = scratch.begin.data(),
+                           .pages = scratch.blocks.data(),
+                           .page_begin = scratch.begin.data(),
+                           .page_offset = page_offset,
+                           .layout = layout.page,
                            .n_kv_heads = layout.shape.n_kv_heads,
                            .kv_type = layout.shape.cache_type,
                            .scale = context.attention_scale(),

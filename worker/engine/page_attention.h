@@ -24,15 +24,14 @@ struct PartialViews {
 PartialViews PartialRows(const KvShape& shape, int n_heads, int64_t first, int64_t count,
                          float* out, float* max_score, float* sum_exp);
 
-// Working memory; grows and is reused.
+// The sealed pages of several sessions: blocks of all layers, of which a layer's pages lie at
+// KvLayout::page_offset. Working memory; grows and is reused.
 struct PageAttentionScratch {
-  std::vector<const uint8_t*> pages;
-  std::vector<kernels::DensePiece> pieces;
-  std::vector<int64_t> begin;
-};
+  std::vector<const uint8_t*> blocks;
+  std::vector<int64_t> begin;  // [n_sessions + 1]
 
-// One layer's sealed pages of a dense session, in order.
-void AppendPages(const SessionKv& session, int layer, std::vector<kernels::DensePiece>& pieces);
+  void Collect(std::span<const SessionKv* const> sessions);
+};
 
 // Query i of `q` [n, n_heads, head_dim] attends to all sealed pages of sessions[i]. All sessions
 // have one layout. Sessions without pages give an empty part.

@@ -118,7 +118,7 @@ void PrefillJob::RunHistory() {
     history_batch_ = AdaptBatch(batch, context_->clock->Now() - begin);
   }
   if (history_pages_ < n_pages) return;
-  const kernels::DensePiece window = kv_->window(layer_, static_cast<int>(n_window_rows_));
+  const kernels::DenseRows window = kv_->window(layer_, static_cast<int>(n_window_rows_));
   const int64_t n_values = n_window_rows_ * layout.shape.row_dim();
   const int64_t first = n_history_rows_ - n_window_rows_;
   if (n_values > 0) {
@@ -210,19 +210,13 @@ void PrefillJob::AttendDirectly(int64_t first, int64_t count) {
   PageAttentionScratch scratch;
   AttendToPages(*context_, layer_, sessions, q, over_pages, scratch);
 
-  std::vector<kernels::DensePiece> pieces(count);
-  std::vector<int64_t> begin(count + 1);
-  std::iota(begin.begin(), begin.end(), 0);
+  std::vector<kernels::DenseRows> rows(count);
   for (int64_t i = 0; i < count; ++i) {
-    pieces[i] = {.k = k_.data(),
-                 .v = v_.data(),
-                 .n_tokens = n_history_rows_ + row_ + first + i + 1,
-                 .token_stride = context_->shape.row_dim(),
-                 .head_stride = context_->shape.head_dim};
+    rows[i] = {.k = k_.data(), .v = v_.data(), .n_tokens = n_history_rows_ + row_ + first + i + 1};
   }
   kernels::DenseAttention({.q = {q, {count, config.n_heads, config.head_dim}},
-                           .pieces = pieces.data(),
-                           .piece_begin = begin.data(),
+                           .rows = rows.data(),
+                           .rows_max = rows.back().n_tokens,
                            .n_kv_heads = config.n_kv_heads,
                            .kv_type = kernels::DType::kF32,
                            .scale = context_->attention_scale(),

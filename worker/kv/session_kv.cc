@@ -96,13 +96,9 @@ uint8_t* SessionKv::window_row(int layer, bool value, int row) const {
   return window_block_ + layout_.window_offset(layer) + index * layout_.shape.row_bytes();
 }
 
-kernels::DensePiece SessionKv::window(int layer, int n_rows) const {
+kernels::DenseRows SessionKv::window(int layer, int n_rows) const {
   LEXICO_CHECK_LE(n_rows, layout_.window_capacity());
-  return {.k = window_row(layer, false, 0),
-          .v = window_row(layer, true, 0),
-          .n_tokens = n_rows,
-          .token_stride = layout_.shape.row_dim(),
-          .head_stride = layout_.shape.head_dim};
+  return {.k = window_row(layer, false, 0), .v = window_row(layer, true, 0), .n_tokens = n_rows};
 }
 
 PageError SessionKv::mean_error() const {

@@ -76,7 +76,7 @@ class SessionKv {
     return {page_blocks_.data(), page_blocks_.size()};
   }
   // The window's first `n_rows` rows as the kernels take them. REQUIRES: n_rows <= window_capacity.
-  kernels::DensePiece window(int layer, int n_rows) const;
+  kernels::DenseRows window(int layer, int n_rows) const;
   // Mean over the sealed pages of all layers; 0 without any.
   PageError mean_error() const;
   // Of one sealed page.

@@ -45,7 +45,7 @@ std::vector<WindowExport> ExportWindows(const SessionKv& kv) {
                          static_cast<uint64_t>(kv.n_sealed_tokens()));
     window.header = MakeHeader(kv, layout.StoredWindow(rows), layer, kv.n_sealed_tokens(), key);
     window.payload.resize(2 * half);
-    const kernels::DensePiece piece = kv.window(layer, rows);
+    const kernels::DenseRows piece = kv.window(layer, rows);
     std::memcpy(window.payload.data(), piece.k, half);
     std::memcpy(window.payload.data() + half, piece.v, half);
     windows.push_back(std::move(window));
