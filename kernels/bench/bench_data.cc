@@ -50,6 +50,18 @@ std::vector<float> ReadAtoms(int n_atoms, int& head_dim) {
 
 }  // namespace
 
+DeviceBuffer AllocateOnDevice(size_t bytes, const Stream& stream) {
+  auto buffer = DeviceBuffer::Allocate(bytes, stream);
+  LEXICO_CHECK(buffer.ok());
+  return *std::move(buffer);
+}
+
+DeviceBuffer UploadToDevice(const void* data, size_t bytes, const Stream& stream) {
+  DeviceBuffer buffer = AllocateOnDevice(bytes, stream);
+  buffer.CopyFrom(data, bytes);
+  return buffer;
+}
+
 BenchDictionary LoadBenchDictionary(int n_atoms, const Stream& stream) {
   BenchDictionary dictionary;
   dictionary.atoms = ReadAtoms(n_atoms, dictionary.head_dim);

@@ -8,10 +8,15 @@
 #include <vector>
 
 #include "kernels/api/code_layout.h"
+#include "kernels/api/device_buffer.h"
 #include "kernels/api/dictionary.h"
 #include "kernels/api/stream.h"
 
 namespace lexico::kernels::bench {
+
+// Memory of the stream's device, which has to be there.
+DeviceBuffer AllocateOnDevice(size_t bytes, const Stream& stream);
+DeviceBuffer UploadToDevice(const void* data, size_t bytes, const Stream& stream);
 
 struct BenchDictionary {
   std::vector<float> atoms;  // [n_atoms, head_dim]

@@ -7,11 +7,9 @@
 #include <random>
 #include <vector>
 
-#include "kernels/api/device_buffer.h"
 #include "kernels/api/sparse_attention.h"
 #include "kernels/bench/bench_data.h"
 #include "kernels/bench/suites.h"
-#include "proto/base/check.h"
 
 namespace lexico::kernels::bench {
 namespace {
@@ -22,22 +20,10 @@ constexpr int kKvHeads = 8;
 constexpr int64_t kLayersBytes = int64_t{256} << 20;
 constexpr int64_t kDistinctPages = 1024;
 
-DeviceBuffer Allocate(size_t bytes, const Stream& stream) {
-  auto buffer = DeviceBuffer::Allocate(bytes, stream);
-  LEXICO_CHECK(buffer.ok());
-  return *std::move(buffer);
-}
-
-DeviceBuffer Upload(const void* data, size_t bytes, const Stream& stream) {
-  DeviceBuffer buffer = Allocate(bytes, stream);
-  buffer.CopyFrom(data, bytes);
-  return buffer;
-}
-
 // n_pages pages of random codes, of which kDistinctPages differ, each in memory of its own.
 struct PagePool {
   PagePool(const PageLayout& layout, int64_t n_pages, int n_atoms, const Stream& stream)
-      : memory(Allocate(n_pages * layout.payload_bytes(), stream)) {
+      : memory(AllocateOnDevice(n_pages * layout.payload_bytes(), stream)) {
     const auto pages = RandomPages(layout, std::min(n_pages, kDistinctPages), n_atoms);
     std::vector<const uint8_t*> addresses;
     for (int64_t p = 0; p < n_pages; ++p) {
@@ -45,7 +31,7 @@ struct PagePool {
       memory.CopyFrom(pages[p % kDistinctPages].data(), layout.payload_bytes(), offset);
       addresses.push_back(memory.as<uint8_t>() + offset);
     }
-    table = Upload(addresses.data(), addresses.size() * sizeof(addresses[0]), stream);
+    table = UploadToDevice(addresses.data(), addresses.size() * sizeof(addresses[0]), stream);
   }
   DeviceBuffer memory;
   DeviceBuffer table;
@@ -74,10 +60,10 @@ void Measure(Bench& bench, const BenchDictionary& dictionary, int64_t n_seqs, in
   std::normal_distribution<float> normal;
   std::vector<float> q(n_seqs * kHeads * head_dim);
   for (float& value : q) value = normal(random);
-  const DeviceBuffer queries = Upload(q.data(), q.size() * sizeof(float), stream);
-  const DeviceBuffer out = Allocate(queries.bytes(), stream);
-  const DeviceBuffer max_score = Allocate(n_seqs * kHeads * sizeof(float), stream);
-  const DeviceBuffer sum_exp = Allocate(n_seqs * kHeads * sizeof(float), stream);
+  const DeviceBuffer queries = UploadToDevice(q.data(), q.size() * sizeof(float), stream);
+  const DeviceBuffer out = AllocateOnDevice(queries.bytes(), stream);
+  const DeviceBuffer max_score = AllocateOnDevice(n_seqs * kHeads * sizeof(float), stream);
+  const DeviceBuffer sum_exp = AllocateOnDevice(n_seqs * kHeads * sizeof(float), stream);
   SparseAttentionArgs args;
   args.q = TensorView(queries.as<float>(), {n_seqs, kHeads, head_dim});
   args.page_begin = page_begin.data();

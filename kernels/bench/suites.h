@@ -5,11 +5,13 @@
 
 namespace lexico::kernels::bench {
 
+void DenseAttentionGpuSuite(Bench& bench);
 void DenseAttentionSuite(Bench& bench);
 void ElementwiseSuite(Bench& bench);
 void MatMulSuite(Bench& bench);
 void OmpEncodeGpuSuite(Bench& bench);
 void OmpEncodeSuite(Bench& bench);
+void PrefillAttentionGpuSuite(Bench& bench);
 void PrefillAttentionSuite(Bench& bench);
 void SparseAttentionGpuSuite(Bench& bench);
 void SparseAttentionSuite(Bench& bench);
@@ -24,8 +26,8 @@ inline constexpr Suite kSuites[] = {
     {"omp_encode", OmpEncodeSuite, OmpEncodeGpuSuite},
     {"sparse_attention", SparseAttentionSuite, SparseAttentionGpuSuite},
     {"matmul", MatMulSuite, nullptr},
-    {"dense_attention", DenseAttentionSuite, nullptr},
-    {"prefill_attention", PrefillAttentionSuite, nullptr},
+    {"dense_attention", DenseAttentionSuite, DenseAttentionGpuSuite},
+    {"prefill_attention", PrefillAttentionSuite, PrefillAttentionGpuSuite},
     {"elementwise", ElementwiseSuite, nullptr},
 };
 
