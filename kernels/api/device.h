@@ -29,6 +29,20 @@ class Device {
   virtual void CopyFromHost(void* device, const void* host, size_t bytes) = 0;
   virtual void CopyToHost(void* host, const void* device, size_t bytes) = 0;
 
+  // Host memory that the device reads and writes by itself ("pinned"), aligned to 256; null where
+  // that much cannot be had. For start-up only (host_buffer.h).
+  virtual void* AllocateHost(size_t bytes) = 0;
+  virtual void FreeHost(void* data) = 0;
+
+  // As above, but only enqueued: `host` is of AllocateHost, and must stay as it is until the copy
+  // has happened, at the latest when Synchronize returns. Such copies can be recorded in a graph.
+  virtual void UploadAsync(void* device, const void* host, size_t bytes) = 0;
+  virtual void DownloadAsync(void* host, const void* device, size_t bytes) = 0;
+
+  // Enqueued; both arrays are of this device. REQUIRES: they do not overlap.
+  virtual void CopyWithin(void* to, const void* from, size_t bytes) = 0;
+  virtual void Zero(void* to, size_t bytes) = 0;
+
   // Returns when all that was enqueued has finished.
   virtual void Synchronize() = 0;
 

@@ -46,6 +46,18 @@ class Stream {
     if (device_ != nullptr) device_->Synchronize();
   }
 
+  // Copies between host memory and the stream's, after the ops enqueued so far; done on return.
+  // REQUIRES, of these and those below: the two arrays do not overlap.
+  void Upload(void* to, const void* host, size_t bytes) const;
+  void Download(void* host, const void* from, size_t bytes) const;
+
+  // The same in the order of the ops, on a CPU stream at once. `host` is of a HostBuffer of this
+  // stream (host_buffer.h) and stays as it is until Synchronize has returned.
+  void UploadAsync(void* to, const void* host, size_t bytes) const;
+  void DownloadAsync(void* host, const void* from, size_t bytes) const;
+  void CopyWithin(void* to, const void* from, size_t bytes) const;
+  void Zero(void* to, size_t bytes) const;
+
   // Ends the helper threads that earlier ops of the calling thread left waiting for its next op. To
   // be called by a thread that has prepared a model and runs no more ops: the OpenMP runtime counts
   // its waiting threads, and as soon as all teams together have more than the machine has

@@ -79,6 +79,43 @@ void Gpu::CopyToHost(void* host, const void* device, size_t bytes) {
   LEXICO_CUDA_CHECK(cudaStreamSynchronize(stream_));
 }
 
+void* Gpu::AllocateHost(size_t bytes) {
+  MakeCurrent();
+  void* data = nullptr;
+  const cudaError_t error = cudaHostAlloc(&data, bytes, cudaHostAllocDefault);
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return nullptr;
+  }
+  LEXICO_CUDA_CHECK(error);
+  return data;
+}
+
+void Gpu::FreeHost(void* data) {
+  Synchronize();
+  LEXICO_CUDA_CHECK(cudaFreeHost(data));
+}
+
+void Gpu::UploadAsync(void* device, const void* host, size_t bytes) {
+  MakeCurrent();
+  LEXICO_CUDA_CHECK(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_));
+}
+
+void Gpu::DownloadAsync(void* host, const void* device, size_t bytes) {
+  MakeCurrent();
+  LEXICO_CUDA_CHECK(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_));
+}
+
+void Gpu::CopyWithin(void* to, const void* from, size_t bytes) {
+  MakeCurrent();
+  LEXICO_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_));
+}
+
+void Gpu::Zero(void* to, size_t bytes) {
+  MakeCurrent();
+  LEXICO_CUDA_CHECK(cudaMemsetAsync(to, 0, bytes, stream_));
+}
+
 void Gpu::Synchronize() {
   MakeCurrent();
   LEXICO_CUDA_CHECK(cudaStreamSynchronize(stream_));

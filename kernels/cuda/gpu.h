@@ -26,6 +26,12 @@ class Gpu final : public Device {
   void Free(void* data) override;
   void CopyFromHost(void* device, const void* host, size_t bytes) override;
   void CopyToHost(void* host, const void* device, size_t bytes) override;
+  void* AllocateHost(size_t bytes) override;
+  void FreeHost(void* data) override;
+  void UploadAsync(void* device, const void* host, size_t bytes) override;
+  void DownloadAsync(void* host, const void* device, size_t bytes) override;
+  void CopyWithin(void* to, const void* from, size_t bytes) override;
+  void Zero(void* to, size_t bytes) override;
   void Synchronize() override;
   std::vector<double> ReplayMicroseconds(const std::function<void()>& body, int n) override;
 

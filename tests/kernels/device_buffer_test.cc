@@ -3,10 +3,13 @@
 #include <gmock/gmock.h>
 
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "kernels/api/growing_buffer.h"
+#include "kernels/api/host_buffer.h"
 #include "tests/kernels/device_ops.h"
 
 namespace lexico::kernels {
@@ -72,6 +75,90 @@ TEST_P(DeviceBufferTest, MoreThanThereIsIsRefusedWithTheNumber) {
   ASSERT_FALSE(buffer.ok());
   EXPECT_EQ(buffer.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(buffer.status().message()), HasSubstr("1152921504606846976 bytes"));
+}
+
+TEST_P(DeviceBufferTest, StreamsCopyAndZeroInTheOrderOfTheCalls) {
+  auto host = HostBuffer::Allocate(8, stream());
+  auto back = HostBuffer::Allocate(8, stream());
+  ASSERT_TRUE(host.ok()) << host.status();
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(host->as<void>()) % 256, 0u);
+  const DeviceBuffer buffer = Allocate(8);
+  std::memcpy(host->as<char>(), "abcdefgh", 8);
+  stream().UploadAsync(buffer.as<char>(), host->as<char>(), 8);
+  stream().CopyWithin(buffer.as<char>(), buffer.as<char>() + 5, 2);
+  stream().Zero(buffer.as<char>() + 6, 1);
+  stream().DownloadAsync(back->as<char>(), buffer.as<char>(), 8);
+  stream().Synchronize();
+  EXPECT_EQ(std::string(back->as<char>(), 8), std::string("fgcdef\0h", 8));
+}
+
+TEST_P(DeviceBufferTest, UploadAndDownloadTakeAnyHostMemory) {
+  const DeviceBuffer buffer = Allocate(4);
+  stream().Upload(buffer.as<void>(), "wxyz", 4);
+  std::string back(3, '?');
+  stream().Download(back.data(), buffer.as<char>() + 1, 3);
+  EXPECT_EQ(back, "xyz");
+}
+
+TEST_P(DeviceBufferTest, NoBytesAreNoCopy) {
+  stream().Upload(nullptr, nullptr, 0);
+  stream().Download(nullptr, nullptr, 0);
+  stream().UploadAsync(nullptr, nullptr, 0);
+  stream().DownloadAsync(nullptr, nullptr, 0);
+  stream().CopyWithin(nullptr, nullptr, 0);
+  stream().Zero(nullptr, 0);
+  EXPECT_TRUE(HostBuffer::Allocate(0, stream()).ok());
+}
+
+TEST_P(DeviceBufferTest, MoreHostMemoryThanThereIsIsRefusedWithTheNumber) {
+  const auto buffer = HostBuffer::Allocate(size_t{1} << 60, stream());
+  ASSERT_FALSE(buffer.ok());
+  EXPECT_EQ(buffer.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(buffer.status().message()), HasSubstr("1152921504606846976 bytes"));
+}
+
+TEST_P(DeviceBufferTest, HostBuffersMoveWithTheirMemory) {
+  auto from = HostBuffer::Allocate(4, stream());
+  auto to = HostBuffer::Allocate(2, stream());
+  ASSERT_TRUE(from.ok());
+  ASSERT_TRUE(to.ok());
+  std::memcpy(from->as<char>(), "1234", 4);
+  *to = *std::move(from);
+  EXPECT_EQ(std::string(to->as<char>(), to->bytes()), "1234");
+}
+
+TEST_P(DeviceBufferTest, AReservedBufferServesWhatFits) {
+  GrowingBuffer buffer;
+  ASSERT_TRUE(buffer.Reserve(1000, stream()).ok());
+  auto* first = buffer.Get<int32_t>(250, stream());
+  EXPECT_NE(first, nullptr);
+  EXPECT_EQ(buffer.Get<int32_t>(7, stream()), first);
+  ASSERT_TRUE(buffer.Reserve(10, stream()).ok());
+  EXPECT_EQ(buffer.bytes(), 1000u);
+  EXPECT_EQ(buffer.Reserve(size_t{1} << 60, stream()).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(buffer.bytes(), 1000u);
+}
+
+TEST_P(DeviceBufferTest, ABufferGrowsOnACpuOnly) {
+  if (on_gpu()) {
+    GrowingBuffer buffer;
+    ASSERT_TRUE(buffer.Reserve(8, stream()).ok());
+    EXPECT_DEATH(buffer.Get<int32_t>(3, stream()), "bytes \\(12\\) <= buffer_.bytes\\(\\) \\(8\\)");
+    return;
+  }
+  GrowingBuffer buffer;
+  EXPECT_EQ(buffer.Get<int32_t>(0, stream()), nullptr);
+  buffer.Get<int32_t>(3, stream())[2] = 5;
+  EXPECT_EQ(buffer.Get<int32_t>(2, stream())[2], 5);  // what is there stays
+  EXPECT_EQ(buffer.bytes(), 12u);
+  buffer.Get<int32_t>(100, stream())[99] = 1;
+  EXPECT_EQ(buffer.bytes(), 400u);
+}
+
+TEST(StreamDeathTest, RefusesToCopyOntoItself) {
+  char bytes[8] = {};
+  EXPECT_DEATH(Stream::Cpu(1).CopyWithin(bytes + 2, bytes, 4), ">= bytes \\(4\\)");
 }
 
 TEST(DeviceBufferDeathTest, RejectsCopiesPastTheEnd) {
