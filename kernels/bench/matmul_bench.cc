@@ -56,7 +56,7 @@ void MeasureOurs(Bench& bench, int64_t n_rows, int64_t n_in, int64_t n_out) {
                  MatMul(TensorView(x.data(), {n_rows, n_in}), *ring[turn++ % ring.size()],
                         MutableTensorView(y.data(), {n_rows, n_out}), false, bench.stream());
                })
-      .note = fmt::format("BF16 weights, {}", MatMulUnit());
+      .note = fmt::format("BF16 weights, {}", MatMulUnit(bench.stream()));
 }
 
 void MeasurePeer(Bench& bench, int64_t n_rows, int64_t n_in, int64_t n_out) {

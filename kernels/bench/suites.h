@@ -8,6 +8,7 @@ namespace lexico::kernels::bench {
 void DenseAttentionGpuSuite(Bench& bench);
 void DenseAttentionSuite(Bench& bench);
 void ElementwiseSuite(Bench& bench);
+void MatMulGpuSuite(Bench& bench);
 void MatMulSuite(Bench& bench);
 void OmpEncodeGpuSuite(Bench& bench);
 void OmpEncodeSuite(Bench& bench);
@@ -25,7 +26,7 @@ struct Suite {
 inline constexpr Suite kSuites[] = {
     {"omp_encode", OmpEncodeSuite, OmpEncodeGpuSuite},
     {"sparse_attention", SparseAttentionSuite, SparseAttentionGpuSuite},
-    {"matmul", MatMulSuite, nullptr},
+    {"matmul", MatMulSuite, MatMulGpuSuite},
     {"dense_attention", DenseAttentionSuite, DenseAttentionGpuSuite},
     {"prefill_attention", PrefillAttentionSuite, PrefillAttentionGpuSuite},
     {"elementwise", ElementwiseSuite, nullptr},

@@ -32,6 +32,8 @@ class Matrix final : public PreparedMatrix {
   // Both forms, where both are held: 2 bytes a weight for each, 4 for F32 panels.
   size_t bytes() const override { return panels_.bytes() + (bf16_ ? bf16_->bytes() : 0); }
 
+  DType input_type() const override { return DType::kF32; }
+
   const PanelMatrix& panels() const { return panels_; }
   // Null where the panels serve every product.
   const OneDnnMatrix* bf16() const { return bf16_.get(); }

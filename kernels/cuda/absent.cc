@@ -3,6 +3,7 @@
 #include "kernels/cuda/ceilings.h"
 #include "kernels/cuda/dense_attention.h"
 #include "kernels/cuda/dictionary.h"
+#include "kernels/cuda/matmul.h"
 #include "kernels/cuda/merge_partials.h"
 #include "kernels/cuda/omp_encode.h"
 #include "kernels/cuda/open_device.h"
@@ -25,6 +26,15 @@ absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(Tens
 GpuCeilings MeasureCeilings(const Stream& stream) { LEXICO_UNREACHABLE(); }
 
 void DenseAttention(const DenseAttentionArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
+absl::StatusOr<std::shared_ptr<const PreparedMatrix>> PrepareMatrix(
+    std::span<const TensorView> weights, const Stream& stream) {
+  LEXICO_UNREACHABLE();
+}
+
+void MatMul(TensorView x, const PreparedMatrix& w, MutableTensorView y, bool accumulate,
+            const Stream& stream) {
+  LEXICO_UNREACHABLE();
+}
 
 void MergePartials(std::span<const AttentionPart> parts, MutableTensorView out,
                    const Stream& stream) {

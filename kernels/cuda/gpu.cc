@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/matmul_plans.h"
 #include "proto/base/check.h"
 
 namespace lexico::kernels::cuda {
@@ -42,6 +43,7 @@ Gpu::Gpu(int ordinal, std::string name) : ordinal_(ordinal), name_(std::move(nam
 
 Gpu::~Gpu() {
   Synchronize();
+  matmul_plans_.reset();
   LEXICO_CUDA_CHECK(cudaFree(workspace_));
   LEXICO_CUDA_CHECK(cudaEventDestroy(end_));
   LEXICO_CUDA_CHECK(cudaEventDestroy(begin_));

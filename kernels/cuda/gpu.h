@@ -4,12 +4,15 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "kernels/api/device.h"
 #include "kernels/api/stream.h"
 
 namespace lexico::kernels::cuda {
+
+class MatMulPlans;  // matmul_plans.h
 
 class Gpu final : public Device {
  public:
@@ -47,6 +50,9 @@ class Gpu final : public Device {
   char* workspace() const { return workspace_; }
   size_t workspace_bytes() const { return workspace_bytes_; }
 
+  // What MatMul keeps with the stream: null until the first PrepareMatrix.
+  std::unique_ptr<MatMulPlans>& matmul_plans() const { return matmul_plans_; }
+
  private:
   const int ordinal_;
   const std::string name_;
@@ -57,6 +63,7 @@ class Gpu final : public Device {
   cudaEvent_t end_ = nullptr;
   char* workspace_ = nullptr;
   size_t workspace_bytes_ = 0;
+  mutable std::unique_ptr<MatMulPlans> matmul_plans_;
 };
 
 inline constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -1,6 +1,7 @@
 #include "kernels/api/matmul.h"
 
 #include "kernels/cpu/matmul.h"
+#include "kernels/cuda/matmul.h"
 
 namespace lexico::kernels {
 
@@ -10,14 +11,14 @@ absl::StatusOr<std::shared_ptr<const PreparedMatrix>> PrepareMatrix(
     case DeviceKind::kCpu:
       return cpu::PrepareMatrix({weights.begin(), weights.size()}, cpu::Bf16Unit());
     case DeviceKind::kCuda:
-      break;
+      return cuda::PrepareMatrix({weights.begin(), weights.size()}, stream);
   }
   LEXICO_UNREACHABLE();
 }
 
 void MatMul(TensorView x, const PreparedMatrix& w, MutableTensorView y, bool accumulate,
             const Stream& stream) {
-  LEXICO_CHECK(x.dtype == DType::kF32);
+  LEXICO_CHECK(x.dtype == DType::kF32 || x.dtype == w.input_type());
   LEXICO_CHECK(y.dtype == DType::kF32);
   LEXICO_CHECK_EQ(x.rank, 2);
   LEXICO_CHECK_EQ(y.rank, 2);
@@ -30,11 +31,13 @@ void MatMul(TensorView x, const PreparedMatrix& w, MutableTensorView y, bool acc
     case DeviceKind::kCpu:
       return cpu::MatMul(x, w, y, accumulate, stream.threads());
     case DeviceKind::kCuda:
-      break;
+      return cuda::MatMul(x, w, y, accumulate, stream);
   }
   LEXICO_UNREACHABLE();
 }
 
-const char* MatMulUnit() { return cpu::MatMulUnit(); }
+const char* MatMulUnit(const Stream& stream) {
+  return stream.kind() == DeviceKind::kCuda ? "cuBLASLt" : cpu::MatMulUnit();
+}
 
 }  // namespace lexico::kernels

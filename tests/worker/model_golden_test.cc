@@ -30,7 +30,8 @@ Json ReadJson(const std::string& path) { return Json::parse(tests::ReadFile(path
 // by about 0.7 % on the embedded model; otherwise only the order of FP32 sums differs.
 double ToleranceFor(const ModelConfig& config) {
   const bool rounds =
-      config.dtype == "bfloat16" && std::strstr(kernels::MatMulUnit(), "oneDNN BF16") != nullptr;
+      config.dtype == "bfloat16" &&
+      std::strstr(kernels::MatMulUnit(kernels::Stream::Cpu(1)), "oneDNN BF16") != nullptr;
   return rounds ? 3e-2 : 1e-4;
 }
 

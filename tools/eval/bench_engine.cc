@@ -96,7 +96,7 @@ absl::StatusOr<Row> Measure(worker::Engine& engine, const std::string& profile, 
 }
 
 void PrintTable(const std::vector<Row>& rows) {
-  std::cout << fmt::format("matrix products: {}\n", kernels::MatMulUnit());
+  std::cout << fmt::format("matrix products: {}\n", kernels::MatMulUnit(kernels::Stream::Cpu()));
   std::cout << fmt::format(
       "{:<10} {:>7} | {:>9} {:>8} {:>8} {:>8} {:>8} | {:>9} {:>8} {:>9} | {:>10} {:>6}\n",
       "profile", "tokens", "prefill/s", "total s", "matrix s", "attn s", "coding s", "decode/s",
@@ -119,7 +119,8 @@ void PrintTable(const std::vector<Row>& rows) {
 }
 
 void PrintJson(const std::vector<Row>& rows) {
-  nlohmann::json out = {{"matrix_unit", kernels::MatMulUnit()}, {"rows", nlohmann::json::array()}};
+  nlohmann::json out = {{"matrix_unit", kernels::MatMulUnit(kernels::Stream::Cpu())},
+                        {"rows", nlohmann::json::array()}};
   for (const Row& row : rows) {
     const auto& prefill = row.append.timing;
     const worker::KvMemory& memory = row.generate.session.memory;

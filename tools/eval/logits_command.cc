@@ -52,7 +52,7 @@ absl::Status Run(const Options& options) {
     const nlohmann::json out = {{"model", options.model},
                                 {"architecture", config.architecture},
                                 {"fingerprint", model->fingerprint().ToHex()},
-                                {"matmul", kernels::MatMulUnit()},
+                                {"matmul", kernels::MatMulUnit(stream)},
                                 {"n_ids", options.ids.size()},
                                 {"top", rows}};
     std::cout << out.dump(1, ' ', true, nlohmann::json::error_handler_t::replace) << "\n";
@@ -60,7 +60,7 @@ absl::Status Run(const Options& options) {
   }
   std::cout << fmt::format("{} ({}, model {}), {} ids, {}\n", options.model, config.architecture,
                            model->fingerprint().ShortHex(), options.ids.size(),
-                           kernels::MatMulUnit());
+                           kernels::MatMulUnit(stream));
   for (const int32_t id : top) std::cout << fmt::format("{:>8}  {:.6f}\n", id, (*logits)[id]);
   return absl::OkStatus();
 }
