@@ -45,14 +45,26 @@ void ElementwiseSuite(Bench& bench) {
     });
   }
   {
-    std::vector<float> x = Random(kRows * 1536);
+    const std::vector<float> x = Random(kRows * 1536);
+    std::vector<float> y(x.size());
     std::vector<int32_t> positions(kRows);
     std::iota(positions.begin(), positions.end(), 15000);
     std::vector<double> inv_frequency(64);
     for (int i = 0; i < 64; ++i) inv_frequency[i] = std::pow(10000.0, -i / 64.0);
-    const RopeArgs args{x.data(), kRows, 1536, 10, 128, positions.data(), inv_frequency};
-    bench.Measure("rope", WorkOf("rows 512 heads 10 head_dim 128", 8.0 * kRows * 1280),
-                  [&] { Rope(args, stream); });
+    float* k = y.data() + kRows * 8 * 128;
+    float* v = k + kRows * 2 * 128;
+    const RopeArgs args{.qkv = TensorView(x.data(), {kRows, 1536}),
+                        .n_heads = 8,
+                        .n_kv_heads = 2,
+                        .head_dim = 128,
+                        .positions = positions.data(),
+                        .inv_frequency = inv_frequency.data(),
+                        .q = MutableTensorView(y.data(), {kRows, 8, 128}),
+                        .k = MutableTensorView(k, {kRows, 2, 128}),
+                        .v = MutableTensorView(v, {kRows, 2, 128})};
+    bench.Measure("rotate_and_split",
+                  WorkOf("rows 512 heads 8 + 2 * 2 head_dim 128", 8.0 * kRows * 1536),
+                  [&] { RotateAndSplit(args, stream); });
   }
   {
     const std::vector<float> x = Random(kRows * 2048);

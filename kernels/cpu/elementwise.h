@@ -10,7 +10,7 @@
 namespace lexico::kernels::cpu {
 
 void RmsNorm(TensorView x, TensorView weight, float epsilon, MutableTensorView y, int threads);
-void Rope(const RopeArgs& args, int threads);
+void RotateAndSplit(const RopeArgs& args, int threads);
 void SwiGlu(TensorView gate_up, MutableTensorView y, int threads);
 void Embed(TensorView table, std::span<const int32_t> ids, MutableTensorView y, int threads);
 

@@ -10,8 +10,13 @@ namespace lexico::kernels::cpu::definition {
 void RmsNorm(TensorView x, TensorView weight, float epsilon, MutableTensorView y,
              MutableTensorView magnitude);
 
-// `magnitude` is laid out as args.x.
-void Rope(const RopeArgs& args, float* magnitude);
+// Magnitudes of the elements of args.q, args.k and args.v.
+struct RopeMagnitudes {
+  float* q;
+  float* k;
+  float* v;
+};
+void RotateAndSplit(const RopeArgs& args, const RopeMagnitudes& magnitudes);
 
 void SwiGlu(TensorView gate_up, MutableTensorView y, MutableTensorView magnitude);
 

@@ -57,14 +57,20 @@ void NormRow(const float* x, const float* weight, int64_t n, float epsilon, floa
 }
 
 // One head: low half and high half rotate together.
-void RotateHead(float* x, const float* cosine, const float* sine, int half) {
+void RotateHead(const float* x, const float* cosine, const float* sine, int half, float* y) {
   ForVectors(half, [&](auto t, int64_t i) HWY_ATTR {
     const auto c = hn::LoadU(t, cosine + i);
     const auto s = hn::LoadU(t, sine + i);
     const auto low = hn::LoadU(t, x + i);
     const auto high = hn::LoadU(t, x + half + i);
-    hn::StoreU(hn::MulSub(low, c, hn::Mul(high, s)), t, x + i);
-    hn::StoreU(hn::MulAdd(high, c, hn::Mul(low, s)), t, x + half + i);
+    hn::StoreU(hn::MulSub(low, c, hn::Mul(high, s)), t, y + i);
+    hn::StoreU(hn::MulAdd(high, c, hn::Mul(low, s)), t, y + half + i);
+  });
+}
+
+void AddArrays(const float* a, const float* b, int64_t n, float* sum) {
+  ForVectors(n, [&](auto t, int64_t i) HWY_ATTR {
+    hn::StoreU(hn::Add(hn::LoadU(t, a + i), hn::LoadU(t, b + i)), t, sum + i);
   });
 }
 
@@ -133,6 +139,7 @@ namespace {
 
 HWY_EXPORT(NormRow);
 HWY_EXPORT(RotateHead);
+HWY_EXPORT(AddArrays);
 HWY_EXPORT(SwiGluRow);
 HWY_EXPORT(ExpArray);
 HWY_EXPORT(WidenBf16);
@@ -236,21 +243,53 @@ void RmsNorm(TensorView x, TensorView weight, float epsilon, MutableTensorView y
   (x.as<float>() + row * n, weight.as<float>(), n, epsilon, y.as_mutable<float>() + row * n);
 }
 
-void Rope(const RopeArgs& args, int threads) {
+namespace {
+
+// Working memory of one thread of RotateAndSplit.
+struct RowRotation {
+  explicit RowRotation(const RopeArgs& args)
+      : angles(std::span(args.inv_frequency, args.head_dim / 2)),
+        cosine(args.head_dim / 2),
+        sine(args.head_dim / 2),
+        biased(args.bias == nullptr ? 0 : args.qkv.dim(1)) {}
+  RopeAngles angles;
+  std::vector<float> cosine;  // [head_dim / 2]
+  std::vector<float> sine;    // [head_dim / 2]
+  std::vector<float> biased;  // [a row of qkv]
+};
+
+void RotateRow(const RopeArgs& args, int64_t row, RowRotation& scratch) {
+  const int64_t width = args.qkv.dim(1);
   const int half = args.head_dim / 2;
-  const int64_t elements = args.n_rows * args.n_heads * args.head_dim;
-#pragma omp parallel num_threads(ThreadsFor(elements, threads))
-  {
-    RopeAngles angles(args.inv_frequency);
-    std::vector<float> cosine(half);
-    std::vector<float> sine(half);
-#pragma omp for schedule(static)
-    for (int64_t row = 0; row < args.n_rows; ++row) {
-      angles.Fill(args.positions[row], cosine.data(), sine.data());
-      for (int head = 0; head < args.n_heads; ++head) HWY_DYNAMIC_DISPATCH(RotateHead)
-      (args.x + row * args.row_stride + static_cast<int64_t>(head) * args.head_dim, cosine.data(),
-       sine.data(), half);
+  const int64_t q_dim = static_cast<int64_t>(args.n_heads) * args.head_dim;
+  const int64_t kv_dim = static_cast<int64_t>(args.n_kv_heads) * args.head_dim;
+  const float* x = args.qkv.as<float>() + row * width;
+  if (args.bias != nullptr) {
+    HWY_DYNAMIC_DISPATCH(AddArrays)(x, args.bias, width, scratch.biased.data());
+    x = scratch.biased.data();
+  }
+  scratch.angles.Fill(args.positions[row], scratch.cosine.data(), scratch.sine.data());
+  const auto rotate = [&](const float* from, int n_heads, float* to) {
+    for (int head = 0; head < n_heads; ++head) {
+      const int64_t at = static_cast<int64_t>(head) * args.head_dim;
+      HWY_DYNAMIC_DISPATCH(RotateHead)
+      (from + at, scratch.cosine.data(), scratch.sine.data(), half, to + at);
     }
+  };
+  rotate(x, args.n_heads, args.q.as_mutable<float>() + row * q_dim);
+  rotate(x + q_dim, args.n_kv_heads, args.k.as_mutable<float>() + row * kv_dim);
+  std::memcpy(args.v.as_mutable<float>() + row * kv_dim, x + q_dim + kv_dim,
+              kv_dim * sizeof(float));
+}
+
+}  // namespace
+
+void RotateAndSplit(const RopeArgs& args, int threads) {
+#pragma omp parallel num_threads(ThreadsFor(args.qkv.size(), threads))
+  {
+    RowRotation scratch(args);
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < args.qkv.dim(0); ++row) RotateRow(args, row, scratch);
   }
 }
 

@@ -3,6 +3,7 @@
 #include "kernels/cuda/ceilings.h"
 #include "kernels/cuda/dense_attention.h"
 #include "kernels/cuda/dictionary.h"
+#include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/merge_partials.h"
 #include "kernels/cuda/omp_encode.h"
@@ -35,6 +36,22 @@ void MatMul(TensorView x, const PreparedMatrix& w, MutableTensorView y, bool acc
             const Stream& stream) {
   LEXICO_UNREACHABLE();
 }
+
+void RmsNorm(TensorView x, TensorView weight, float epsilon, MutableTensorView y,
+             const Stream& stream) {
+  LEXICO_UNREACHABLE();
+}
+
+void RotateAndSplit(const RopeArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
+
+void SwiGlu(TensorView gate_up, MutableTensorView y, const Stream& stream) { LEXICO_UNREACHABLE(); }
+
+void Embed(TensorView table, std::span<const int32_t> ids, MutableTensorView y,
+           const Stream& stream) {
+  LEXICO_UNREACHABLE();
+}
+
+void Convert(TensorView from, MutableTensorView to, const Stream& stream) { LEXICO_UNREACHABLE(); }
 
 void MergePartials(std::span<const AttentionPart> parts, MutableTensorView out,
                    const Stream& stream) {

@@ -2,6 +2,8 @@
 
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/elementwise.h"
+#include "kernels/cuda/elementwise.h"
+#include "proto/base/limits.h"
 
 namespace lexico::kernels {
 namespace {
@@ -10,13 +12,26 @@ bool IsFloat(DType dtype) {
   return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
 }
 
+// What RmsNorm and SwiGlu may write.
+bool IsActivation(DType dtype, const Stream& stream) {
+  return dtype == DType::kF32 || (stream.kind() == DeviceKind::kCuda && IsFloat(dtype));
+}
+
+void CheckHeads(const MutableTensorView& heads, int64_t n_rows, int n_heads, int head_dim) {
+  LEXICO_CHECK(heads.dtype == DType::kF32);
+  LEXICO_CHECK_EQ(heads.rank, 3);
+  LEXICO_CHECK_EQ(heads.dim(0), n_rows);
+  LEXICO_CHECK_EQ(heads.dim(1), n_heads);
+  LEXICO_CHECK_EQ(heads.dim(2), head_dim);
+}
+
 }  // namespace
 
 void RmsNorm(TensorView x, TensorView weight, float epsilon, MutableTensorView y,
              const Stream& stream) {
   LEXICO_CHECK(x.dtype == DType::kF32);
   LEXICO_CHECK(weight.dtype == DType::kF32);
-  LEXICO_CHECK(y.dtype == DType::kF32);
+  LEXICO_CHECK(IsActivation(y.dtype, stream));
   LEXICO_CHECK_EQ(x.rank, 2);
   LEXICO_CHECK_EQ(weight.size(), x.dim(1));
   LEXICO_CHECK_EQ(y.dim(0), x.dim(0));
@@ -27,31 +42,41 @@ void RmsNorm(TensorView x, TensorView weight, float epsilon, MutableTensorView y
     case DeviceKind::kCpu:
       return cpu::RmsNorm(x, weight, epsilon, y, stream.threads());
     case DeviceKind::kCuda:
-      break;
+      return cuda::RmsNorm(x, weight, epsilon, y, stream);
   }
   LEXICO_UNREACHABLE();
 }
 
-void Rope(const RopeArgs& args, const Stream& stream) {
-  LEXICO_CHECK_GE(args.n_rows, 0);
+void RotateAndSplit(const RopeArgs& args, const Stream& stream) {
+  LEXICO_CHECK(args.qkv.dtype == DType::kF32);
+  LEXICO_CHECK_EQ(args.qkv.rank, 2);
+  LEXICO_CHECK_GE(args.n_heads, 1);
+  LEXICO_CHECK_GE(args.n_kv_heads, 1);
+  LEXICO_CHECK_GE(args.head_dim, 2);
   LEXICO_CHECK_EQ(args.head_dim % 2, 0);
-  LEXICO_CHECK_EQ(args.inv_frequency.size(), static_cast<size_t>(args.head_dim / 2));
-  LEXICO_CHECK_GE(args.row_stride, static_cast<int64_t>(args.n_heads) * args.head_dim);
-  for (int64_t row = 0; row < args.n_rows; ++row) LEXICO_CHECK_GE(args.positions[row], 0);
+  LEXICO_CHECK_LE(args.head_dim, base::kHeadDimMax);
+  const int64_t n_rows = args.qkv.dim(0);
+  LEXICO_CHECK_EQ(args.qkv.dim(1), (args.n_heads + 2LL * args.n_kv_heads) * args.head_dim);
+  CheckHeads(args.q, n_rows, args.n_heads, args.head_dim);
+  CheckHeads(args.k, n_rows, args.n_kv_heads, args.head_dim);
+  CheckHeads(args.v, n_rows, args.n_kv_heads, args.head_dim);
 
-  if (args.n_rows == 0) return;
+  if (n_rows == 0) return;
+  LEXICO_CHECK(args.positions != nullptr);
+  LEXICO_CHECK(args.inv_frequency != nullptr);
   switch (stream.kind()) {
     case DeviceKind::kCpu:
-      return cpu::Rope(args, stream.threads());
+      for (int64_t row = 0; row < n_rows; ++row) LEXICO_CHECK_GE(args.positions[row], 0);
+      return cpu::RotateAndSplit(args, stream.threads());
     case DeviceKind::kCuda:
-      break;
+      return cuda::RotateAndSplit(args, stream);
   }
   LEXICO_UNREACHABLE();
 }
 
 void SwiGlu(TensorView gate_up, MutableTensorView y, const Stream& stream) {
   LEXICO_CHECK(gate_up.dtype == DType::kF32);
-  LEXICO_CHECK(y.dtype == DType::kF32);
+  LEXICO_CHECK(IsActivation(y.dtype, stream));
   LEXICO_CHECK_EQ(gate_up.rank, 2);
   LEXICO_CHECK_EQ(gate_up.dim(0), y.dim(0));
   LEXICO_CHECK_EQ(gate_up.dim(1), 2 * y.dim(1));
@@ -61,7 +86,7 @@ void SwiGlu(TensorView gate_up, MutableTensorView y, const Stream& stream) {
     case DeviceKind::kCpu:
       return cpu::SwiGlu(gate_up, y, stream.threads());
     case DeviceKind::kCuda:
-      break;
+      return cuda::SwiGlu(gate_up, y, stream);
   }
   LEXICO_UNREACHABLE();
 }
@@ -72,17 +97,17 @@ void Embed(TensorView table, std::span<const int32_t> ids, MutableTensorView y,
   LEXICO_CHECK(y.dtype == DType::kF32);
   LEXICO_CHECK_EQ(y.dim(0), static_cast<int64_t>(ids.size()));
   LEXICO_CHECK_EQ(y.dim(1), table.dim(1));
-  for (const int32_t id : ids) {
-    LEXICO_CHECK_GE(id, 0);
-    LEXICO_CHECK_LT(id, table.dim(0));
-  }
 
   if (y.empty()) return;
   switch (stream.kind()) {
     case DeviceKind::kCpu:
+      for (const int32_t id : ids) {
+        LEXICO_CHECK_GE(id, 0);
+        LEXICO_CHECK_LT(id, table.dim(0));
+      }
       return cpu::Embed(table, ids, y, stream.threads());
     case DeviceKind::kCuda:
-      break;
+      return cuda::Embed(table, ids, y, stream);
   }
   LEXICO_UNREACHABLE();
 }
@@ -97,7 +122,7 @@ void Convert(TensorView from, MutableTensorView to, const Stream& stream) {
     case DeviceKind::kCpu:
       return cpu::Convert(from, to, stream.threads());
     case DeviceKind::kCuda:
-      break;
+      return cuda::Convert(from, to, stream);
   }
   LEXICO_UNREACHABLE();
 }

@@ -14,14 +14,16 @@
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/elementwise_definition.h"
 #include "tests/kernels/code_fixtures.h"
+#include "tests/kernels/device_array.h"
+#include "tests/kernels/device_ops.h"
 #include "tests/support/compare.h"
 
 namespace lexico::kernels {
 namespace {
 
+using tests::DeviceArray;
 using tests::IsClose;
 using tests::RandomNormal;
-using tests::SameBits;
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -66,127 +68,138 @@ TEST(ExpTest, ZeroIsOneMinusInfinityIsZeroNanIsNan) {
   }
 }
 
-TEST(RmsNormTest, MatchesDefinitionAndARowDoesNotDependOnTheBatch) {
+// An op's suite: the properties hold on every device.
+class ElementwiseTest : public tests::DeviceTest {
+ protected:
+  Stream WithThreads(int threads) const { return on_gpu() ? stream() : Stream::Cpu(threads); }
+
+  std::vector<float> Norm(const std::vector<float>& x, const std::vector<float>& weight,
+                          float epsilon, int threads = 1) const {
+    const auto n = static_cast<int64_t>(weight.size());
+    const int64_t n_rows = static_cast<int64_t>(x.size()) / n;
+    const DeviceArray<float> x_there(x, stream());
+    const DeviceArray<float> weight_there(weight, stream());
+    const DeviceArray<float> y(std::vector<float>(x.size(), kNan), stream());
+    RmsNorm(x_there.View({n_rows, n}), weight_there.View({n}), epsilon, y.View({n_rows, n}),
+            WithThreads(threads));
+    return y.Values();
+  }
+
+  // gate_up [n_rows, 2 n].
+  std::vector<float> Swi(const std::vector<float>& gate_up, int64_t n, int threads = 1) const {
+    const int64_t n_rows = static_cast<int64_t>(gate_up.size()) / (2 * n);
+    const DeviceArray<float> there(gate_up, stream());
+    const DeviceArray<float> y(std::vector<float>(n_rows * n, kNan), stream());
+    SwiGlu(there.View({n_rows, 2 * n}), y.View({n_rows, n}), WithThreads(threads));
+    return y.Values();
+  }
+
+  // F32 -> 16 bits and back.
+  std::vector<uint16_t> ToHalf(const std::vector<float>& x, DType type) const {
+    const auto n = static_cast<int64_t>(x.size());
+    const DeviceArray<float> from(x, stream());
+    const DeviceArray<uint16_t> to(std::vector<uint16_t>(x.size(), 0xeeee), stream());
+    Convert(from.View({n}), to.View(type, {n}), WithThreads(2));
+    return to.Values();
+  }
+  std::vector<float> FromHalf(const std::vector<uint16_t>& x, DType type) const {
+    const auto n = static_cast<int64_t>(x.size());
+    const DeviceArray<uint16_t> from(x, stream());
+    const DeviceArray<float> to(std::vector<float>(x.size(), -1.0f), stream());
+    Convert(from.View(type, {n}), to.View({n}), WithThreads(2));
+    return to.Values();
+  }
+};
+LEXICO_TEST_ON_ALL_DEVICES(ElementwiseTest);
+
+TEST_P(ElementwiseTest, RmsNormMatchesDefinitionAndARowDoesNotDependOnTheBatch) {
   std::mt19937 random(1);
-  for (const int64_t n : {1, 7, 8, 33, 384, 1024}) {
+  for (const int64_t n : {1, 7, 8, 33, 384, 1024, 4096}) {
     const int64_t n_rows = 70;
     const std::vector<float> x = RandomNormal(n_rows * n, random, 3.0f);
     const std::vector<float> weight = RandomNormal(n, random);
-    std::vector<float> y(x.size());
     std::vector<float> expected(x.size());
     std::vector<float> magnitude(x.size());
-    const TensorView w(weight.data(), {n});
-    RmsNorm(TensorView(x.data(), {n_rows, n}), w, 1e-5f, MutableTensorView(y.data(), {n_rows, n}),
-            Stream::Cpu(2));
-    cpu::definition::RmsNorm(TensorView(x.data(), {n_rows, n}), w, 1e-5f,
-                             MutableTensorView(expected.data(), {n_rows, n}),
+    cpu::definition::RmsNorm(TensorView(x.data(), {n_rows, n}), TensorView(weight.data(), {n}),
+                             1e-5f, MutableTensorView(expected.data(), {n_rows, n}),
                              MutableTensorView(magnitude.data(), {n_rows, n}));
+    const std::vector<float> y = Norm(x, weight, 1e-5f, 2);
     EXPECT_TRUE(IsClose(TensorView(y.data(), {n_rows, n}), TensorView(expected.data(), {n_rows, n}),
                         TensorView(magnitude.data(), {n_rows, n}), 8))
         << n;
-    std::vector<float> alone(x.begin() + 5 * n, x.begin() + 6 * n);  // in place
-    RmsNorm(TensorView(alone.data(), {1, n}), w, 1e-5f, MutableTensorView(alone.data(), {1, n}),
-            Stream::Cpu(1));
-    EXPECT_TRUE(SameBits(TensorView(alone.data(), {n}), TensorView(y.data() + 5 * n, {n}))) << n;
+    const DeviceArray<float> alone({x.begin() + 5 * n, x.begin() + 6 * n}, stream());
+    const DeviceArray<float> weight_there(weight, stream());
+    RmsNorm(alone.View({1, n}), weight_there.View({n}), 1e-5f, alone.View({1, n}), stream());
+    EXPECT_EQ(alone.Values(), std::vector<float>(y.begin() + 5 * n, y.begin() + 6 * n)) << n;
   }
 }
 
-TEST(RmsNormTest, ZerosStayZeros) {
-  std::vector<float> x(16, 0.0f);
-  const std::vector<float> weight(16, 2.0f);
-  RmsNorm(TensorView(x.data(), {1, 16}), TensorView(weight.data(), {16}), 1e-6f,
-          MutableTensorView(x.data(), {1, 16}), Stream::Cpu(1));
-  for (const float y : x) EXPECT_EQ(y, 0.0f);
+TEST_P(ElementwiseTest, RmsNormOfZerosIsZeros) {
+  const std::vector<float> zero(16, 0.0f);
+  EXPECT_EQ(Norm(zero, std::vector<float>(16, 2.0f), 1e-6f), zero);
 }
 
-// Rotates rows of `row_stride` floats and returns them.
-std::vector<float> Rotate(std::vector<float> x, const std::vector<int32_t>& positions, int n_heads,
-                          int head_dim, int64_t row_stride, int threads, float* magnitude) {
-  std::vector<double> inv_frequency(head_dim / 2);
-  for (int i = 0; i < head_dim / 2; ++i) inv_frequency[i] = std::pow(10000.0, -2.0 * i / head_dim);
-  const RopeArgs args{x.data(),     static_cast<int64_t>(positions.size()),
-                      row_stride,   n_heads,
-                      head_dim,     positions.data(),
-                      inv_frequency};
-  if (magnitude != nullptr) {
-    cpu::definition::Rope(args, magnitude);
-  } else {
-    Rope(args, Stream::Cpu(threads));
-  }
-  return x;
+TEST_P(ElementwiseTest, RmsNormKeepsNanInItsRow) {
+  std::vector<float> x(3 * 40, 1.0f);
+  x[40 + 17] = kNan;
+  const std::vector<float> y = Norm(x, std::vector<float>(40, 1.0f), 1e-6f);
+  for (int i = 0; i < 3 * 40; ++i) EXPECT_EQ(std::isnan(y[i]), i / 40 == 1) << i;
 }
 
-TEST(RopeTest, MatchesDefinitionAtSmallAndLargePositions) {
-  std::mt19937 random(2);
-  for (const int head_dim : {2, 8, 10, 64, 128}) {
-    const std::vector<int32_t> positions = {0, 1, 2, 63, 64, 65, 5, 131071, 131072, 16383, 1};
-    const int64_t stride = 3 * head_dim + 5;  // more than the 3 heads
-    const int64_t n = static_cast<int64_t>(positions.size()) * stride;
-    const std::vector<float> x = RandomNormal(n, random);
-    std::vector<float> magnitude(n, 0.0f);
-    const auto expected = Rotate(x, positions, 3, head_dim, stride, 1, magnitude.data());
-    const auto actual = Rotate(x, positions, 3, head_dim, stride, 2, nullptr);
-    // What lies between rows has magnitude 0: it must not change.
-    EXPECT_TRUE(IsClose(TensorView(actual.data(), {n}), TensorView(expected.data(), {n}),
-                        TensorView(magnitude.data(), {n}), 2))
-        << head_dim;
-  }
-}
-
-TEST(RopeTest, ARowHasTheSameBitsAloneAndOnAnyNumberOfThreads) {
-  std::mt19937 random(3);
-  std::vector<int32_t> positions(400);
-  for (int i = 0; i < 400; ++i) positions[i] = 1000 + i;
-  const std::vector<float> x = RandomNormal(400 * 128, random);
-  const auto all = Rotate(x, positions, 2, 64, 128, 1, nullptr);
-  const auto threaded = Rotate(x, positions, 2, 64, 128, 3, nullptr);
-  EXPECT_TRUE(
-      SameBits(TensorView(threaded.data(), {400, 128}), TensorView(all.data(), {400, 128})));
-  const std::vector<float> row(x.begin() + 77 * 128, x.begin() + 78 * 128);
-  const auto alone = Rotate(row, {1077}, 2, 64, 128, 1, nullptr);
-  EXPECT_TRUE(SameBits(TensorView(alone.data(), {128}), TensorView(all.data() + 77 * 128, {128})));
-}
-
-TEST(SwiGluTest, MatchesDefinitionIncludingLargeGates) {
+TEST_P(ElementwiseTest, SwiGluMatchesDefinitionIncludingLargeGates) {
   std::mt19937 random(4);
   for (const int64_t n : {1, 9, 1024}) {
     std::vector<float> x = RandomNormal(40 * 2 * n, random, 20.0f);
     x[0] = 1e4f;
     x[n > 1 ? 1 : 0] = -1e4f;
-    std::vector<float> y(40 * n);
     std::vector<float> expected(40 * n);
     std::vector<float> magnitude(40 * n);
-    SwiGlu(TensorView(x.data(), {40, 2 * n}), MutableTensorView(y.data(), {40, n}), Stream::Cpu(2));
     cpu::definition::SwiGlu(TensorView(x.data(), {40, 2 * n}),
                             MutableTensorView(expected.data(), {40, n}),
                             MutableTensorView(magnitude.data(), {40, n}));
     // exp flushes below 2^-126: such results differ by less than the smallest normal number.
     for (float& m : magnitude) m += 1e-30f;
+    const std::vector<float> y = Swi(x, n, 2);
     EXPECT_TRUE(IsClose(TensorView(y.data(), {40, n}), TensorView(expected.data(), {40, n}),
                         TensorView(magnitude.data(), {40, n}), 4))
         << n;
   }
 }
 
-TEST(SwiGluTest, NanStaysWhereItIs) {
+TEST_P(ElementwiseTest, SwiGluKeepsNanWhereItIs) {
   std::vector<float> x(2 * 32, 1.0f);
   x[5] = kNan;
-  std::vector<float> y(32);
-  SwiGlu(TensorView(x.data(), {1, 64}), MutableTensorView(y.data(), {1, 32}), Stream::Cpu(1));
+  const std::vector<float> y = Swi(x, 32);
   for (int i = 0; i < 32; ++i) EXPECT_EQ(std::isnan(y[i]), i == 5) << i;
 }
 
-TEST(ConvertTest, WideningOfEveryF16AndBf16IsExactAndRoundTrips) {
+TEST_P(ElementwiseTest, SixteenBitResultsAreTheRoundedOnesOfF32) {
+  if (!on_gpu()) GTEST_SKIP() << "F32 only on a CPU";
+  std::mt19937 random(6);
+  for (const DType type : {DType::kF16, DType::kBF16}) {
+    for (const int64_t n : {7, 64}) {
+      const std::vector<float> x = RandomNormal(9 * 2 * n, random);
+      const std::vector<float> weight = RandomNormal(2 * n, random);
+      const DeviceArray<float> x_there(x, stream());
+      const DeviceArray<float> weight_there(weight, stream());
+      const DeviceArray<uint16_t> normed(std::vector<uint16_t>(9 * 2 * n, 0xeeee), stream());
+      RmsNorm(x_there.View({9, 2 * n}), weight_there.View({2 * n}), 1e-5f,
+              normed.View(type, {9, 2 * n}), stream());
+      EXPECT_EQ(normed.Values(), ToHalf(Norm(x, weight, 1e-5f), type));
+      const DeviceArray<uint16_t> y(std::vector<uint16_t>(9 * n, 0xeeee), stream());
+      SwiGlu(x_there.View({9, 2 * n}), y.View(type, {9, n}), stream());
+      EXPECT_EQ(y.Values(), ToHalf(Swi(x, n), type));
+    }
+  }
+}
+
+TEST_P(ElementwiseTest, WideningOfEveryF16AndBf16IsExactAndRoundTrips) {
   std::vector<uint16_t> bits(1 << 16);
   for (size_t i = 0; i < bits.size(); ++i) bits[i] = static_cast<uint16_t>(i);
   const auto n = static_cast<int64_t>(bits.size());
   for (const DType type : {DType::kF16, DType::kBF16}) {
-    std::vector<float> wide(n);
-    std::vector<uint16_t> back(n);
-    Convert(TensorView(bits.data(), type, {n}), MutableTensorView(wide.data(), {n}),
-            Stream::Cpu(2));
-    Convert(TensorView(wide.data(), {n}), MutableTensorView(back.data(), type, {n}),
-            Stream::Cpu(2));
+    const std::vector<float> wide = FromHalf(bits, type);
+    const std::vector<uint16_t> back = ToHalf(wide, type);
     for (int64_t i = 0; i < n; ++i) {
       const float scalar = cpu::LoadFloat(bits.data(), type, i);
       if (std::isnan(scalar)) {
@@ -200,7 +213,7 @@ TEST(ConvertTest, WideningOfEveryF16AndBf16IsExactAndRoundTrips) {
   }
 }
 
-TEST(ConvertTest, NarrowingRoundsToTheNearerNeighbourAndTiesToEven) {
+TEST_P(ElementwiseTest, NarrowingRoundsToTheNearerNeighbourAndTiesToEven) {
   for (const DType type : {DType::kF16, DType::kBF16}) {
     const uint16_t infinity = type == DType::kF16 ? 0x7c00 : 0x7f80;
     // Between each pair of neighbours: below, at and above the middle.
@@ -218,40 +231,55 @@ TEST(ConvertTest, NarrowingRoundsToTheNearerNeighbourAndTiesToEven) {
     const auto sign = static_cast<uint16_t>(0x8000);
     expected.insert(expected.end(),
                     {infinity, static_cast<uint16_t>(sign | infinity), infinity, sign});
-    const auto n = static_cast<int64_t>(x.size());
-    std::vector<uint16_t> actual(n);
-    Convert(TensorView(x.data(), {n}), MutableTensorView(actual.data(), type, {n}), Stream::Cpu(1));
-    for (int64_t i = 0; i < n; ++i) EXPECT_EQ(actual[i], expected[i]) << DTypeName(type) << x[i];
+    const std::vector<uint16_t> actual = ToHalf(x, type);
+    for (size_t i = 0; i < x.size(); ++i)
+      EXPECT_EQ(actual[i], expected[i]) << DTypeName(type) << x[i];
   }
 }
 
-TEST(ConvertTest, F16ToBf16AndSameTypeCopies) {
+TEST_P(ElementwiseTest, F16ToBf16AndSameTypeCopies) {
   const std::vector<uint16_t> half = {cpu::FloatToF16(1.5f), cpu::FloatToF16(-0.25f)};
-  std::vector<uint16_t> out(2);
-  Convert(TensorView(half.data(), DType::kF16, {2}),
-          MutableTensorView(out.data(), DType::kBF16, {2}), Stream::Cpu(1));
-  EXPECT_EQ(out[0], cpu::FloatToBf16(1.5f));
-  EXPECT_EQ(out[1], cpu::FloatToBf16(-0.25f));
-  Convert(TensorView(half.data(), DType::kF16, {2}),
-          MutableTensorView(out.data(), DType::kF16, {2}), Stream::Cpu(1));
-  EXPECT_EQ(out, half);
+  const DeviceArray<uint16_t> from(half, stream());
+  const DeviceArray<uint16_t> to(std::vector<uint16_t>(2), stream());
+  Convert(from.View(DType::kF16, {2}), to.View(DType::kBF16, {2}), stream());
+  EXPECT_EQ(to.Values(), (std::vector<uint16_t>{cpu::FloatToBf16(1.5f), cpu::FloatToBf16(-0.25f)}));
+  Convert(from.View(DType::kF16, {2}), to.View(DType::kF16, {2}), stream());
+  EXPECT_EQ(to.Values(), half);
 }
 
-TEST(EmbedTest, TakesRowsOfEveryType) {
+TEST_P(ElementwiseTest, EmbedTakesRowsOfEveryType) {
   std::mt19937 random(5);
-  const std::vector<float> values = RandomNormal(6 * 20, random);
   const std::vector<int32_t> ids = {5, 0, 5, 3};
-  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
-    std::vector<uint8_t> table(values.size() * DTypeBytes(type));
-    Convert(TensorView(values.data(), {6, 20}), MutableTensorView(table.data(), type, {6, 20}),
-            Stream::Cpu(1));
-    std::vector<float> y(4 * 20, kNan);
-    Embed(TensorView(table.data(), type, {6, 20}), ids, MutableTensorView(y.data(), {4, 20}),
-          Stream::Cpu(2));
-    for (int64_t row = 0; row < 4; ++row)
-      for (int64_t i = 0; i < 20; ++i)
-        EXPECT_EQ(y[row * 20 + i], cpu::LoadFloat(table.data(), type, ids[row] * 20 + i));
+  for (const int64_t n : {20, 23}) {
+    const std::vector<float> values = RandomNormal(6 * n, random);
+    for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
+      std::vector<uint8_t> table(values.size() * DTypeBytes(type));
+      Convert(TensorView(values.data(), {6, n}), MutableTensorView(table.data(), type, {6, n}),
+              Stream::Cpu(1));
+      const DeviceArray<uint8_t> table_there(table, stream());
+      const DeviceArray<int32_t> ids_there(ids, stream());
+      const DeviceArray<float> y(std::vector<float>(4 * n, kNan), stream());
+      Embed(table_there.View(type, {6, n}), {ids_there.data(), ids.size()}, y.View({4, n}),
+            WithThreads(2));
+      const std::vector<float> rows = y.Values();
+      for (int64_t row = 0; row < 4; ++row)
+        for (int64_t i = 0; i < n; ++i)
+          EXPECT_EQ(rows[row * n + i], cpu::LoadFloat(table.data(), type, ids[row] * n + i));
+    }
   }
+}
+
+// A CPU refuses it (ElementwiseDeathTest); a GPU cannot.
+TEST_P(ElementwiseTest, AnIdOutOfRangeGivesNanOnAGpu) {
+  if (!on_gpu()) GTEST_SKIP() << "a CPU aborts";
+  const DeviceArray<float> table({1, 2, 3, 4}, stream());
+  const DeviceArray<int32_t> ids({1, 2, -1}, stream());
+  const DeviceArray<float> y(std::vector<float>(6), stream());
+  Embed(table.View({2, 2}), {ids.data(), 3}, y.View({3, 2}), stream());
+  const std::vector<float> rows = y.Values();
+  EXPECT_EQ(rows[0], 3);
+  EXPECT_EQ(rows[1], 4);
+  for (int i = 2; i < 6; ++i) EXPECT_TRUE(std::isnan(rows[i])) << i;
 }
 
 TEST(ElementwiseDeathTest, IdOutOfRangeAndWrongShapesAbort) {

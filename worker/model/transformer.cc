@@ -1,7 +1,6 @@
 #include "worker/model/transformer.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "kernels/api/elementwise.h"
 #include "proto/base/check.h"
@@ -16,10 +15,6 @@ using kernels::TensorView;
 float* Reserve(std::vector<float>& buffer, int64_t n) {
   if (buffer.size() < static_cast<size_t>(n)) buffer.resize(n);
   return buffer.data();
-}
-
-void CopyColumns(const float* rows, int64_t n, int64_t stride, int64_t width, float* out) {
-  for (int64_t i = 0; i < n; ++i) std::memcpy(out + i * width, rows + i * stride, width * 4);
 }
 
 }  // namespace
@@ -46,26 +41,21 @@ void Transformer::AttentionInputs(int layer, const float* hidden, int64_t n,
     kernels::RmsNorm(TensorView(hidden + begin * hidden_dim, {rows, hidden_dim}),
                      TensorView(weights.attention_norm.data(), {hidden_dim}),
                      config_.rms_norm_epsilon, MutableTensorView(x, {rows, hidden_dim}), stream_);
-    const bool biased = !weights.qkv_bias.empty();
-    if (biased) {
-      for (int64_t i = 0; i < rows; ++i) {
-        std::memcpy(qkv + i * qkv_dim, weights.qkv_bias.data(), qkv_dim * sizeof(float));
-      }
-    }
     kernels::MatMul(TensorView(x, {rows, hidden_dim}), *weights.qkv,
-                    MutableTensorView(qkv, {rows, qkv_dim}), /*accumulate=*/biased, stream_);
-    // Keys lie behind the queries in a row, so both rotate as one run of heads.
-    kernels::Rope({.x = qkv,
-                   .n_rows = rows,
-                   .row_stride = qkv_dim,
-                   .n_heads = config_.n_heads + config_.n_kv_heads,
-                   .head_dim = config_.head_dim,
-                   .positions = positions + begin,
-                   .inv_frequency = inv_frequency_},
-                  stream_);
-    CopyColumns(qkv, rows, qkv_dim, q_dim, q + begin * q_dim);
-    CopyColumns(qkv + q_dim, rows, qkv_dim, kv_dim, k + begin * kv_dim);
-    CopyColumns(qkv + q_dim + kv_dim, rows, qkv_dim, kv_dim, v + begin * kv_dim);
+                    MutableTensorView(qkv, {rows, qkv_dim}), /*accumulate=*/false, stream_);
+    const int head_dim = config_.head_dim;
+    kernels::RotateAndSplit(
+        {.qkv = TensorView(qkv, {rows, qkv_dim}),
+         .bias = weights.qkv_bias.empty() ? nullptr : weights.qkv_bias.data(),
+         .n_heads = config_.n_heads,
+         .n_kv_heads = config_.n_kv_heads,
+         .head_dim = head_dim,
+         .positions = positions + begin,
+         .inv_frequency = inv_frequency_.data(),
+         .q = MutableTensorView(q + begin * q_dim, {rows, config_.n_heads, head_dim}),
+         .k = MutableTensorView(k + begin * kv_dim, {rows, config_.n_kv_heads, head_dim}),
+         .v = MutableTensorView(v + begin * kv_dim, {rows, config_.n_kv_heads, head_dim})},
+        stream_);
   }
 }
 
