@@ -7,6 +7,7 @@ namespace lexico::kernels::bench {
 
 void DenseAttentionGpuSuite(Bench& bench);
 void DenseAttentionSuite(Bench& bench);
+void ElementwiseGpuSuite(Bench& bench);
 void ElementwiseSuite(Bench& bench);
 void MatMulGpuSuite(Bench& bench);
 void MatMulSuite(Bench& bench);
@@ -29,7 +30,7 @@ inline constexpr Suite kSuites[] = {
     {"matmul", MatMulSuite, MatMulGpuSuite},
     {"dense_attention", DenseAttentionSuite, DenseAttentionGpuSuite},
     {"prefill_attention", PrefillAttentionSuite, PrefillAttentionGpuSuite},
-    {"elementwise", ElementwiseSuite, nullptr},
+    {"elementwise", ElementwiseSuite, ElementwiseGpuSuite},
 };
 
 }  // namespace lexico::kernels::bench

@@ -10,6 +10,7 @@
 #include "kernels/cuda/open_device.h"
 #include "kernels/cuda/prefill_attention.h"
 #include "kernels/cuda/reconstruct.h"
+#include "kernels/cuda/rows.h"
 #include "kernels/cuda/sparse_attention.h"
 #include "proto/base/check.h"
 
@@ -52,6 +53,23 @@ void Embed(TensorView table, std::span<const int32_t> ids, MutableTensorView y,
 }
 
 void Convert(TensorView from, MutableTensorView to, const Stream& stream) { LEXICO_UNREACHABLE(); }
+
+void RoundToType(MutableTensorView x, DType type, int32_t* non_finite, const Stream& stream) {
+  LEXICO_UNREACHABLE();
+}
+
+void StoreRows(const StoreRowsArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
+
+void PackCodes(const PackCodesArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
+
+void PackDense(const PackDenseArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
+
+void UnpackDense(const UnpackDenseArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
+
+void CopyBlocks(const void* const* from, void* const* to, int64_t n, size_t bytes,
+                const Stream& stream) {
+  LEXICO_UNREACHABLE();
+}
 
 void MergePartials(std::span<const AttentionPart> parts, MutableTensorView out,
                    const Stream& stream) {
