@@ -2,109 +2,105 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
-#include <cstring>
+#include <algorithm>
+#include <vector>
 
-#include "kernels/api/elementwise.h"
 #include "kernels/api/omp_encode.h"
 #include "kernels/api/reconstruct.h"
+#include "kernels/api/rows.h"
 #include "proto/base/check.h"
+#include "proto/base/status.h"
 
 namespace lexico::worker {
-namespace {
 
-// From the coder's order, [token, head, sparsity], to a page's, [head, token, sparsity].
-void ScatterCodes(const KvLayout& layout, bool value, const CoderScratch& scratch,
-                  std::span<uint8_t* const> pages) {
-  const kernels::PageLayout& page = layout.page;
-  const size_t sparsity = value ? page.sparsity_v : page.sparsity_k;
-  size_t vector = 0;
-  for (uint8_t* payload : pages) {
-    for (int token = 0; token < page.page_tokens; ++token) {
-      for (int head = 0; head < page.n_kv_heads; ++head, ++vector) {
-        uint8_t* block = payload + page.head_offset(value, head);
-        std::memcpy(block + token * sparsity * 2, scratch.atoms.data() + vector * sparsity,
-                    sparsity * 2);
-        std::memcpy(block + page.atoms_bytes(static_cast<int>(sparsity)) + token * sparsity,
-                    scratch.coefs.data() + vector * sparsity, sparsity);
-      }
-    }
+// One call: what its steps share.
+class PageCoder {
+ public:
+  PageCoder(const KvLayout& layout, const kernels::Stream& stream, CoderScratch& scratch)
+      : layout_(layout), stream_(stream), scratch_(scratch) {}
+
+  // The page table, where ops read it.
+  template <typename Block>
+  Block* const* Table(std::span<Block* const> blocks) {
+    Block** table = scratch_.pages_.Get<Block*>(static_cast<int64_t>(blocks.size()), stream_);
+    stream_.Upload(table, blocks.data(), blocks.size_bytes());
+    return table;
   }
-}
 
-absl::Status EncodeKind(const KvLayout& layout, const kernels::PreparedDictionary& dictionary,
-                        bool value, const float* rows, std::span<uint8_t* const> pages,
-                        std::span<PageError> errors, const kernels::Stream& stream,
-                        CoderScratch& scratch) {
-  const int sparsity = value ? layout.page.sparsity_v : layout.page.sparsity_k;
-  const int64_t vectors_per_page =
-      static_cast<int64_t>(layout.page.page_tokens) * layout.shape.n_kv_heads;
-  const int64_t n_vectors = vectors_per_page * static_cast<int64_t>(pages.size());
-  scratch.atoms.resize(n_vectors * sparsity);
-  scratch.coefs.resize(n_vectors * sparsity);
-  scratch.errors.resize(n_vectors);
-  int64_t n_non_finite = 0;
-  kernels::OmpEncode({.x = {rows, {n_vectors, layout.shape.head_dim}},
+  absl::Status EncodeKind(const kernels::PreparedDictionary& dictionary, bool value,
+                          const float* rows, int layer, uint8_t* const* table,
+                          std::span<PageError> errors);
+
+  kernels::TensorView Rows(const float* rows, int64_t n_pages) const {
+    return {rows, {n_pages * layout_.page.page_tokens, layout_.page.n_kv_heads, dim()}};
+  }
+  kernels::MutableTensorView MutableRows(float* rows, int64_t n_pages) const {
+    return {rows, {n_pages * layout_.page.page_tokens, layout_.page.n_kv_heads, dim()}};
+  }
+
+ private:
+  int64_t dim() const { return layout_.page.head_dim; }
+
+  const KvLayout& layout_;
+  const kernels::Stream& stream_;
+  CoderScratch& scratch_;
+};
+
+absl::Status PageCoder::EncodeKind(const kernels::PreparedDictionary& dictionary, bool value,
+                                   const float* rows, int layer, uint8_t* const* table,
+                                   std::span<PageError> errors) {
+  const kernels::PageLayout& page = layout_.page;
+  const int sparsity = value ? page.sparsity_v : page.sparsity_k;
+  const auto n_pages = static_cast<int64_t>(errors.size());
+  const int64_t n_vectors = n_pages * page.page_tokens * page.n_kv_heads;
+  auto* atoms = scratch_.atoms_.Get<uint16_t>(n_vectors * sparsity, stream_);
+  auto* coefs = scratch_.coefs_.Get<uint8_t>(n_vectors * sparsity, stream_);
+  auto* vector_errors = scratch_.errors_.Get<float>(n_vectors, stream_);
+  auto* page_errors = scratch_.page_errors_.Get<float>(n_pages, stream_);
+  auto* counter = scratch_.counter_.Get<int64_t>(1, stream_);
+  stream_.Zero(counter, sizeof(*counter));
+  kernels::OmpEncode({.x = {rows, {n_vectors, dim()}},
                       .dictionary = &dictionary,
                       .sparsity = sparsity,
-                      .atoms = {scratch.atoms.data(), {n_vectors, sparsity}},
-                      .coefs = {scratch.coefs.data(), {n_vectors, sparsity}},
-                      .rel_error = {scratch.errors.data(), {n_vectors}},
-                      .n_non_finite = &n_non_finite},
-                     stream);
+                      .atoms = {atoms, {n_vectors, sparsity}},
+                      .coefs = {coefs, {n_vectors, sparsity}},
+                      .rel_error = {vector_errors, {n_vectors}},
+                      .n_non_finite = counter},
+                     stream_);
+  kernels::PackCodes({.layout = page,
+                      .value = value,
+                      .atoms = {atoms, {n_vectors, sparsity}},
+                      .coefs = {coefs, {n_vectors, sparsity}},
+                      .rel_error = {vector_errors, {n_vectors}},
+                      .pages = table,
+                      .page_offset = layout_.page_offset(layer),
+                      .page_error = page_errors},
+                     stream_);
+  int64_t n_non_finite = 0;
+  stream_.Download(&n_non_finite, counter, sizeof(n_non_finite));
   if (n_non_finite > 0) {
     return absl::InternalError(fmt::format("{} of {} {} vectors are not finite", n_non_finite,
                                            n_vectors, value ? "value" : "key"));
   }
-  ScatterCodes(layout, value, scratch, pages);
-  for (size_t page = 0; page < pages.size(); ++page) {
-    double sum = 0;
-    for (int64_t i = 0; i < vectors_per_page; ++i)
-      sum += scratch.errors[page * vectors_per_page + i];
-    const auto mean = static_cast<float>(sum / static_cast<double>(vectors_per_page));
-    (value ? errors[page].v : errors[page].k) = mean;
-  }
+  std::vector<float> means(n_pages);
+  stream_.Download(means.data(), page_errors, means.size() * sizeof(float));
+  for (int64_t i = 0; i < n_pages; ++i) (value ? errors[i].v : errors[i].k) = means[i];
   return absl::OkStatus();
 }
 
-// Between rows [page_tokens, n_kv_heads, head_dim] F32 and half of a dense page, [n_kv_heads,
-// page_tokens, head_dim] of the cache type: through head-major F32, so that one Convert serves the
-// half.
-void WriteDense(const KvLayout& layout, bool value, const float* rows, uint8_t* payload,
-                const kernels::Stream& stream, std::vector<float>& head_major) {
+absl::Status CoderScratch::Reserve(const KvLayout& layout, int64_t n_pages,
+                                   const kernels::Stream& stream) {
   const kernels::PageLayout& page = layout.page;
-  const int64_t dim = page.head_dim;
-  const int64_t n = page.page_tokens * layout.shape.row_dim();
-  head_major.resize(n);
-  float* to = head_major.data();
-  for (int head = 0; head < page.n_kv_heads; ++head) {
-    for (int token = 0; token < page.page_tokens; ++token, to += dim) {
-      const float* from = rows + (static_cast<int64_t>(token) * page.n_kv_heads + head) * dim;
-      std::memcpy(to, from, dim * sizeof(float));
-    }
-  }
-  kernels::Convert({head_major.data(), {n}},
-                   {payload + page.head_offset(value, 0), page.dense_type, {n}}, stream);
+  const int64_t n_vectors = n_pages * page.page_tokens * page.n_kv_heads;
+  const int64_t n_codes = n_vectors * std::max(page.sparsity_k, page.sparsity_v);
+  LEXICO_RETURN_IF_ERROR(atoms_.Reserve(n_codes * sizeof(uint16_t), stream));
+  LEXICO_RETURN_IF_ERROR(coefs_.Reserve(n_codes, stream));
+  LEXICO_RETURN_IF_ERROR(errors_.Reserve(n_vectors * sizeof(float), stream));
+  LEXICO_RETURN_IF_ERROR(page_errors_.Reserve(n_pages * sizeof(float), stream));
+  LEXICO_RETURN_IF_ERROR(pages_.Reserve(n_pages * sizeof(void*), stream));
+  LEXICO_RETURN_IF_ERROR(counter_.Reserve(sizeof(int64_t), stream));
+  return rows_.Reserve(2 * n_vectors * page.head_dim * sizeof(float), stream);
 }
-
-void ReadDense(const KvLayout& layout, bool value, const uint8_t* payload, float* rows,
-               const kernels::Stream& stream, std::vector<float>& head_major) {
-  const kernels::PageLayout& page = layout.page;
-  const int64_t dim = page.head_dim;
-  const int64_t n = page.page_tokens * layout.shape.row_dim();
-  head_major.resize(n);
-  kernels::Convert({payload + page.head_offset(value, 0), page.dense_type, {n}},
-                   {head_major.data(), {n}}, stream);
-  const float* from = head_major.data();
-  for (int head = 0; head < page.n_kv_heads; ++head) {
-    for (int token = 0; token < page.page_tokens; ++token, from += dim) {
-      float* to = rows + (static_cast<int64_t>(token) * page.n_kv_heads + head) * dim;
-      std::memcpy(to, from, dim * sizeof(float));
-    }
-  }
-}
-
-}  // namespace
 
 absl::Status EncodePages(const KvLayout& layout, const LayerDictionaries& dictionaries,
                          const float* k, const float* v, int layer,
@@ -112,45 +108,47 @@ absl::Status EncodePages(const KvLayout& layout, const LayerDictionaries& dictio
                          const kernels::Stream& stream, CoderScratch& scratch) {
   LEXICO_CHECK_EQ(errors.size(), blocks.size());
   if (blocks.empty()) return absl::OkStatus();
-  std::vector<uint8_t*> pages;
-  for (uint8_t* block : blocks) pages.push_back(block + layout.page_offset(layer));
-  if (layout.profile.is_dense()) {
-    const int64_t page_values = layout.page.page_tokens * layout.shape.row_dim();
-    for (size_t i = 0; i < pages.size(); ++i) {
-      WriteDense(layout, false, k + i * page_values, pages[i], stream, scratch.rows);
-      WriteDense(layout, true, v + i * page_values, pages[i], stream, scratch.rows);
-      errors[i] = PageError{};
-    }
-    return absl::OkStatus();
+  PageCoder coder(layout, stream, scratch);
+  uint8_t* const* table = coder.Table(blocks);
+  if (!layout.profile.is_dense()) {
+    LEXICO_RETURN_IF_ERROR(coder.EncodeKind(*dictionaries.k, false, k, layer, table, errors));
+    return coder.EncodeKind(*dictionaries.v, true, v, layer, table, errors);
   }
-  const absl::Status coded =
-      EncodeKind(layout, *dictionaries.k, false, k, pages, errors, stream, scratch);
-  if (!coded.ok()) return coded;
-  return EncodeKind(layout, *dictionaries.v, true, v, pages, errors, stream, scratch);
+  const auto n_pages = static_cast<int64_t>(blocks.size());
+  for (const bool value : {false, true}) {
+    kernels::PackDense({.layout = layout.page,
+                        .value = value,
+                        .rows = coder.Rows(value ? v : k, n_pages),
+                        .pages = table,
+                        .page_offset = layout.page_offset(layer)},
+                       stream);
+  }
+  std::fill(errors.begin(), errors.end(), PageError{});
+  return absl::OkStatus();
 }
 
 void DecodePages(const KvLayout& layout, const LayerDictionaries& dictionaries, bool value,
                  int layer, std::span<const uint8_t* const> blocks, float* rows,
                  const kernels::Stream& stream, CoderScratch& scratch) {
   if (blocks.empty()) return;
-  std::vector<const uint8_t*> pages;
-  for (const uint8_t* block : blocks) pages.push_back(block + layout.page_offset(layer));
+  PageCoder coder(layout, stream, scratch);
+  const auto n_pages = static_cast<int64_t>(blocks.size());
+  const uint8_t* const* table = coder.Table(blocks);
   if (layout.profile.is_dense()) {
-    const int64_t page_values = layout.page.page_tokens * layout.shape.row_dim();
-    for (size_t i = 0; i < pages.size(); ++i) {
-      ReadDense(layout, value, pages[i], rows + i * page_values, stream, scratch.rows);
-    }
-    return;
+    return kernels::UnpackDense({.layout = layout.page,
+                                 .value = value,
+                                 .pages = table,
+                                 .page_offset = layout.page_offset(layer),
+                                 .rows = coder.MutableRows(rows, n_pages)},
+                                stream);
   }
-  const auto n_pages = static_cast<int64_t>(pages.size());
-  kernels::Reconstruct({.pages = pages.data(),
+  kernels::Reconstruct({.pages = table,
                         .n_pages = n_pages,
+                        .page_offset = static_cast<int64_t>(layout.page_offset(layer)),
                         .layout = layout.page,
                         .dictionary = value ? dictionaries.v.get() : dictionaries.k.get(),
                         .value = value,
-                        .out = {rows,
-                                {n_pages * layout.page.page_tokens, layout.shape.n_kv_heads,
-                                 layout.shape.head_dim}}},
+                        .out = coder.MutableRows(rows, n_pages)},
                        stream);
 }
 

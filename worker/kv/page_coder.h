@@ -3,9 +3,9 @@
 
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "absl/status/status.h"
+#include "kernels/api/growing_buffer.h"
 #include "kernels/api/stream.h"
 #include "worker/kv/kv_layout.h"
 
@@ -18,21 +18,36 @@ struct PageError {
   float v = 0;
 };
 
-// Working memory of the functions below; grows and is reused. One thread at a time.
-struct CoderScratch {
-  std::vector<uint16_t> atoms;
-  std::vector<uint8_t> coefs;
-  std::vector<float> errors;
-  std::vector<float> rows;
+// Working memory of the functions below, in the stream's memory: on a CPU it grows and is reused,
+// on a GPU Reserve takes it at start. One thread at a time.
+class CoderScratch {
+ public:
+  // For up to n_pages pages a call. ResourceExhausted where the device has not that much left.
+  absl::Status Reserve(const KvLayout& layout, int64_t n_pages, const kernels::Stream& stream);
+
+  // Room for F32 rows that a caller converts before or after a call.
+  float* Rows(int64_t n_values, const kernels::Stream& stream) {
+    return rows_.Get<float>(n_values, stream);
+  }
+
+ private:
+  friend class PageCoder;
+  kernels::GrowingBuffer atoms_;        // [n_vectors, sparsity] U16
+  kernels::GrowingBuffer coefs_;        // [n_vectors, sparsity] U8
+  kernels::GrowingBuffer errors_;       // [n_vectors] F32
+  kernels::GrowingBuffer page_errors_;  // [n_pages] F32
+  kernels::GrowingBuffer pages_;        // [n_pages] pointers
+  kernels::GrowingBuffer counter_;      // int64
+  kernels::GrowingBuffer rows_;         // [2, n_pages * page_tokens, n_kv_heads, head_dim] F32
 };
 
-// Codes one layer's pages in blocks.size() blocks: page i takes rows [i * page_tokens, (i + 1) *
-// page_tokens) of
+// Codes one layer's pages in blocks.size() blocks, which lie in the stream's memory as the rows do:
+// page i takes rows [i * page_tokens, (i + 1) * page_tokens) of
 //   k, v  [blocks.size() * page_tokens, n_kv_heads, head_dim]  F32, values of the cache type
 // and writes layout.page_bytes() bytes at layout.page_offset(layer) of blocks[i]. A page's bytes
 // follow from its own rows only, whatever is coded beside it. `dictionaries` is not read for dense
 // layouts. Internal when a vector is not finite, with how many; the pages' contents are then
-// undefined.
+// undefined. Waits for the device, which says both.
 absl::Status EncodePages(const KvLayout& layout, const LayerDictionaries& dictionaries,
                          const float* k, const float* v, int layer,
                          std::span<uint8_t* const> blocks, std::span<PageError> errors,
