@@ -23,6 +23,8 @@ class Device {
   // Device memory of `bytes`, aligned to 256; null where that much is not free. For start-up only:
   // ops never allocate.
   virtual void* Allocate(size_t bytes) = 0;
+  // What could be allocated now, of all processes that use the device.
+  virtual size_t FreeBytes() const = 0;
   virtual void Free(void* data) = 0;
 
   // In the stream's order. `host` may be reused, or has been written, on return.

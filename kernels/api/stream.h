@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "absl/status/statusor.h"
@@ -40,6 +41,14 @@ class Stream {
   int threads() const { return threads_; }
   // Null on a CPU.
   const std::shared_ptr<Device>& device() const { return device_; }
+
+  // By name: "cpu", with `threads` as above; "cuda", the first GPU; or "cuda:1", with a workspace
+  // for whole models. InvalidArgument for another name, with those that are.
+  static absl::StatusOr<Stream> Open(const std::string& device, int threads);
+
+  // Another stream of the same device for copies beside the ops: it has no workspace. On a CPU the
+  // same stream.
+  Stream Sibling() const;
 
   // Returns when all ops enqueued so far have finished.
   void Synchronize() const {

@@ -11,6 +11,7 @@
 #include "kernels/cuda/prefill_attention.h"
 #include "kernels/cuda/reconstruct.h"
 #include "kernels/cuda/rows.h"
+#include "kernels/cuda/shift_down.h"
 #include "kernels/cuda/sparse_attention.h"
 #include "proto/base/check.h"
 
@@ -20,6 +21,8 @@ absl::StatusOr<std::shared_ptr<Device>> OpenDevice(const CudaOptions& options) {
   return absl::UnavailableError("this build has no GPU code (LEXICO_CUDA=OFF, or no nvcc)");
 }
 
+std::shared_ptr<Device> OpenSibling(const Stream& stream) { LEXICO_UNREACHABLE(); }
+
 absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(TensorView dictionary,
                                                                             const Stream& stream) {
   LEXICO_UNREACHABLE();
@@ -27,7 +30,6 @@ absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(Tens
 
 GpuCeilings MeasureCeilings(const Stream& stream) { LEXICO_UNREACHABLE(); }
 
-void DenseAttention(const DenseAttentionArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
 absl::StatusOr<std::shared_ptr<const PreparedMatrix>> PrepareMatrix(
     std::span<const TensorView> weights, const Stream& stream) {
   LEXICO_UNREACHABLE();
@@ -70,6 +72,7 @@ void CopyBlocks(const void* const* from, void* const* to, int64_t n, size_t byte
                 const Stream& stream) {
   LEXICO_UNREACHABLE();
 }
+void DenseAttention(const DenseAttentionArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
 
 void MergePartials(std::span<const AttentionPart> parts, MutableTensorView out,
                    const Stream& stream) {
@@ -83,6 +86,8 @@ void PrefillAttention(const PrefillAttentionArgs& args, const Stream& stream) {
 }
 
 void Reconstruct(const ReconstructArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
+
+void ShiftDown(const ShiftDownArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
 
 void SparseAttention(const SparseAttentionArgs& args, const Stream& stream) {
   LEXICO_UNREACHABLE();

@@ -1,5 +1,5 @@
 // cuBLASLt, loaded when the first matrix is prepared: programs start, and serve on a CPU, on
-// machines that do not have it (docs/adr/0008-gpu-worker.md).
+// machines that do not have it (docs/adr/0008-dense-ops-on-a-gpu.md).
 #pragma once
 
 #include <cublasLt.h>

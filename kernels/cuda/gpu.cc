@@ -64,6 +64,14 @@ void* Gpu::Allocate(size_t bytes) {
   return TryAllocate(bytes);
 }
 
+size_t Gpu::FreeBytes() const {
+  MakeCurrent();
+  size_t free = 0;
+  size_t total = 0;
+  LEXICO_CUDA_CHECK(cudaMemGetInfo(&free, &total));
+  return free;
+}
+
 void Gpu::Free(void* data) {
   Synchronize();
   LEXICO_CUDA_CHECK(cudaFree(data));

@@ -26,6 +26,7 @@ class Gpu final : public Device {
 
   const std::string& name() const override { return name_; }
   void* Allocate(size_t bytes) override;
+  size_t FreeBytes() const override;
   void Free(void* data) override;
   void CopyFromHost(void* device, const void* host, size_t bytes) override;
   void CopyToHost(void* host, const void* device, size_t bytes) override;
@@ -41,6 +42,7 @@ class Gpu final : public Device {
   // CUDA calls of this thread go to this GPU from here on.
   void MakeCurrent() const;
   cudaStream_t stream() const { return stream_; }
+  int ordinal() const { return ordinal_; }
   int n_multiprocessors() const { return n_multiprocessors_; }
   // Of one block, at most.
   size_t shared_bytes_max() const { return shared_bytes_max_; }

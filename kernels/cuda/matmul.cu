@@ -11,7 +11,7 @@
 // Measured, 28 Nov 2026, H100 80GB HBM3, CUDA 13.0, lexico-bench-kernels --device cuda --op matmul,
 // BF16: 1 row reads the weights of gate and up (28672 x 4096) in 83.0 us, 2.83 TB/s, where a copy
 // moves 2.42; of QKV in 21.2 us, 2.38 TB/s; 2048 rows run at 728 to 800 TFLOP/s, a product of 8192
-// cubed at 772. All figures: docs/adr/0008-gpu-worker.md.
+// cubed at 772. All figures: docs/adr/0008-dense-ops-on-a-gpu.md.
 #include <algorithm>
 #include <utility>
 

@@ -54,4 +54,9 @@ absl::StatusOr<std::shared_ptr<Device>> OpenDevice(const CudaOptions& options) {
   return gpu;
 }
 
+std::shared_ptr<Device> OpenSibling(const Stream& stream) {
+  const Gpu& gpu = GpuOf(stream);
+  return std::make_shared<Gpu>(gpu.ordinal(), gpu.name());
+}
+
 }  // namespace lexico::kernels::cuda

@@ -13,4 +13,7 @@ namespace lexico::kernels::cuda {
 // As Stream::Cuda.
 absl::StatusOr<std::shared_ptr<Device>> OpenDevice(const CudaOptions& options);
 
+// As Stream::Sibling. REQUIRES: stream.kind() == DeviceKind::kCuda
+std::shared_ptr<Device> OpenSibling(const Stream& stream);
+
 }  // namespace lexico::kernels::cuda

@@ -17,6 +17,24 @@ int64_t CountThreads() {
                        std::filesystem::directory_iterator());
 }
 
+TEST(StreamTest, OpensByName) {
+  const auto cpu = Stream::Open("cpu", 3);
+  ASSERT_TRUE(cpu.ok());
+  EXPECT_EQ(cpu->threads(), 3);
+  EXPECT_EQ(cpu->Sibling().kind(), DeviceKind::kCpu);
+  for (const char* name : {"", "gpu", "cuda:", "cuda:x", "cuda:1x", "cuda:-1", "cudax", "CPU"}) {
+    const absl::Status status = Stream::Open(name, 1).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << name;
+    EXPECT_NE(status.message().find("none of cpu, cuda, cuda:0"), absl::string_view::npos);
+  }
+}
+
+TEST(StreamTest, AGpuThatIsNotThereIsSaid) {
+  const absl::Status status = Stream::Open("cuda:99", 1).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_FALSE(status.message().empty());
+}
+
 TEST(StreamTest, ReleasedThreadsEndAndTheNextOpHasThemAgain) {
   const Stream stream = Stream::Cpu(3);
   const int64_t before = CountThreads();
