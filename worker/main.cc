@@ -74,10 +74,14 @@ absl::Status LoadModel(Worker& worker, const kernels::Stream& stream) {
   return absl::OkStatus();
 }
 
+// What weights and dictionaries have left, less the memory of prompts and steps.
+size_t KvMemoryOf(const kernels::Device& device) { return device.FreeBytes() / 10 * 7; }
+
 absl::Status MakeEngine(Worker& worker, const kernels::Stream& stream) {
   const WorkerOptions& options = worker.options;
   EngineOptions engine;
   engine.kv_memory_bytes = options.kv_memory_bytes;
+  engine.prefill_memory_bytes = options.prefill_memory_bytes;
   engine.waiting_max = options.queue_max;
   engine.tokenizer = worker.text.tokenizer->fingerprint();
   if (!options.store.empty()) {
@@ -131,17 +135,16 @@ v1::ModelInfo DescribeModel(const Worker& worker) {
   return info;
 }
 
-void PrintBudget(const Worker& worker) {
+void PrintBudget(const Worker& worker, const std::string& where) {
   const EngineLoad load = worker.engine->load();
   const int64_t n_layers = worker.transformer->config().n_layers;
   spdlog::info(
-      "memory: weights {}, dictionaries {}, keys and values {} = {} tokens of {} ({} threads)",
+      "memory: weights {}, dictionaries {}, keys and values {} = {} tokens of {} ({})",
       base::HumanBytes(static_cast<double>(worker.transformer->weight_bytes())),
       base::HumanBytes(
           worker.dictionary == nullptr ? 0.0 : static_cast<double>(worker.dictionary->bytes())),
       base::HumanBytes(static_cast<double>(load.pool.total_bytes)),
-      load.n_pages / n_layers * base::kPageTokens, worker.context.model.profiles(0),
-      kernels::Stream::Cpu(worker.options.threads).threads());
+      load.n_pages / n_layers * base::kPageTokens, worker.context.model.profiles(0), where);
 }
 
 absl::Status StartRegistrar(Worker& worker) {
@@ -166,8 +169,10 @@ absl::Status StartRegistrar(Worker& worker) {
 absl::Status Start(Worker& worker) {
   WorkerOptions& options = worker.options;
   worker.metrics = std::make_unique<base::Metrics>("worker");
-  const kernels::Stream stream = kernels::Stream::Cpu(options.threads);
+  LEXICO_ASSIGN_OR_RETURN(const kernels::Stream stream,
+                          kernels::Stream::Open(options.device, options.threads));
   LEXICO_RETURN_IF_ERROR(LoadModel(worker, stream));
+  if (options.kv_memory_bytes == 0) options.kv_memory_bytes = KvMemoryOf(*stream.device());
   LEXICO_RETURN_IF_ERROR(MakeEngine(worker, stream));
   ServiceContext& context = worker.context;
   context.model = DescribeModel(worker);
@@ -190,7 +195,8 @@ absl::Status Start(Worker& worker) {
   }
   context.worker_id = options.worker_id;
   LEXICO_ASSIGN_OR_RETURN(const int metrics_port, worker.metrics->Serve(options.metrics_address));
-  PrintBudget(worker);
+  PrintBudget(worker, stream.device() == nullptr ? fmt::format("{} threads", stream.threads())
+                                                 : stream.device()->name());
   worker.server->SetServing(true);
   LEXICO_RETURN_IF_ERROR(StartRegistrar(worker));
   fmt::print("ready grpc={} metrics={}:{}\n", grpc_address, HostOf(options.metrics_address),

@@ -23,7 +23,13 @@ size_t AvailableBytes() {
   return 0;
 }
 
-void AddFlags(CLI::App& app, WorkerOptions* options, std::string* kv_memory) {
+// Sizes as they were given.
+struct Sizes {
+  std::string kv_memory;
+  std::string prefill_memory;
+};
+
+void AddFlags(CLI::App& app, WorkerOptions* options, Sizes* sizes) {
   app.add_option("--model", options->model, "Model folder (Hugging Face layout)")->required();
   app.add_option("--model_name", options->model_name,
                  "Name that clients use (default: the folder's)");
@@ -42,8 +48,14 @@ void AddFlags(CLI::App& app, WorkerOptions* options, std::string* kv_memory) {
       ->check(CLI::Range(0.1, 3600.0))
       ->capture_default_str();
   app.add_option("--worker_id", options->worker_id, "Name in the cluster (default: host and port)");
-  app.add_option("--kv_memory", *kv_memory,
-                 "Memory for keys and values, as in 4GiB (default: half of what is free)");
+  app.add_option("--device", options->device, "Where the model runs: cpu, cuda, cuda:1, ...")
+      ->capture_default_str();
+  app.add_option("--kv_memory", sizes->kv_memory,
+                 "Memory for keys and values, as in 4GiB (default: half of what is free; on a GPU "
+                 "seven tenths of what weights leave)");
+  app.add_option("--prefill_memory", sizes->prefill_memory,
+                 "Of a GPU: memory for prompts that are being read (default: what the longest "
+                 "prompt of the model needs)");
   app.add_option("--threads", options->threads, "Threads that compute (default: one a processor)")
       ->check(CLI::Range(1, 1024));
   app.add_option("--queue_max", options->queue_max, "Calls that may wait; one more is refused")
@@ -68,13 +80,18 @@ void AddFlags(CLI::App& app, WorkerOptions* options, std::string* kv_memory) {
 
 absl::Status ParseWorkerOptions(int argc, const char* const* argv, WorkerOptions* options) {
   CLI::App app("lexico-worker: one model; tokens in, tokens out", "lexico-worker");
-  std::string kv_memory;
-  AddFlags(app, options, &kv_memory);
+  Sizes sizes;
+  AddFlags(app, options, &sizes);
   LEXICO_RETURN_IF_ERROR(base::ParseCommandLine(app, argc, argv));
-  if (!kv_memory.empty()) {
-    const absl::Status parsed = base::ParseByteSize(kv_memory, &options->kv_memory_bytes);
+  if (!sizes.prefill_memory.empty()) {
+    const absl::Status parsed =
+        base::ParseByteSize(sizes.prefill_memory, &options->prefill_memory_bytes);
+    if (!parsed.ok()) return base::Annotate(parsed, "--prefill_memory");
+  }
+  if (!sizes.kv_memory.empty()) {
+    const absl::Status parsed = base::ParseByteSize(sizes.kv_memory, &options->kv_memory_bytes);
     if (!parsed.ok()) return base::Annotate(parsed, "--kv_memory");
-  } else {
+  } else if (options->device == "cpu") {
     const size_t available = AvailableBytes();
     options->kv_memory_bytes = available > 0 ? available / 2 : kKvMemoryWithoutMeminfo;
   }

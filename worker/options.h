@@ -27,9 +27,13 @@ struct WorkerOptions {
   rpc::TlsOptions tls;
 
   // -- Performance --------------------------------------------------------------------------------
-  size_t kv_memory_bytes = 0;  // pages and windows; default: half of the memory that is free
-  int threads = 0;             // default: one a processor
-  int queue_max = 64;          // calls that wait for their first step
+  // Pages and windows; default: half of the memory that is free, on a GPU 0: the worker takes seven
+  // tenths of what weights and dictionaries leave.
+  size_t kv_memory_bytes = 0;
+  std::string device = "cpu";       // or cuda, cuda:1, ...
+  size_t prefill_memory_bytes = 0;  // of a GPU; default: what the longest prompt needs
+  int threads = 0;                  // default: one a processor
+  int queue_max = 64;               // calls that wait for their first step
 };
 
 // Parses into `options` and fills in defaults that depend on the machine. Errors as

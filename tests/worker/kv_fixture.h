@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/api/dictionary.h"
+#include "kernels/api/rows.h"
 #include "worker/kv/session_kv.h"
 
 namespace lexico::worker {
@@ -51,6 +52,21 @@ class KvTest : public testing::Test {
     for (float& x : rows) x = std::round(normal(random_) * 16) / 16;
     return rows;
   }
+  // As a decode step does; what was not finite.
+  int32_t WriteRow(const SessionKv& kv, int layer, const std::vector<float>& k,
+                   const std::vector<float>& v) {
+    void* const k_row = kv.window_row(layer, false, kv.window_rows());
+    void* const v_row = kv.window_row(layer, true, kv.window_rows());
+    int32_t non_finite = -1;
+    kernels::StoreRows({.k = {k.data(), {1, kRowDim}},
+                        .v = {v.data(), {1, kRowDim}},
+                        .k_rows = &k_row,
+                        .v_rows = &v_row,
+                        .type = kv.layout().shape.cache_type,
+                        .non_finite = &non_finite},
+                       stream_);
+    return non_finite;
+  }
   // Decodes `n` tokens with random rows.
   void Decode(SessionKv& kv, int n) {
     for (int i = 0; i < n; ++i) {
@@ -60,7 +76,7 @@ class KvTest : public testing::Test {
       for (int layer = 0; layer < kLayers; ++layer) {
         const std::vector<float> k = RandomRows(1);
         const std::vector<float> v = RandomRows(1);
-        ASSERT_EQ(kv.WriteRow(layer, k.data(), v.data()), std::nullopt);
+        ASSERT_EQ(WriteRow(kv, layer, k, v), 0);
       }
       kv.CommitRow();
       ASSERT_TRUE(kv.CodeAhead(dictionaries_, stream_, scratch_).ok());

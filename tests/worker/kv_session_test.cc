@@ -104,7 +104,7 @@ TEST_F(SessionKvTest, CodingIsSpreadOverTheStepsBeforeASealing) {
     kv->AddPending({&id, 1});
     ASSERT_TRUE(kv->ReserveRow().ok());
     const std::vector<float> row = RandomRows(1);
-    for (int layer = 0; layer < kLayers; ++layer) kv->WriteRow(layer, row.data(), row.data());
+    for (int layer = 0; layer < kLayers; ++layer) WriteRow(*kv, layer, row, row);
     kv->CommitRow();
     const auto n = kv->CodeAhead(dictionaries_, stream_, scratch_);
     ASSERT_TRUE(n.ok());
@@ -177,8 +177,8 @@ TEST_F(SessionKvTest, PrefillSealsWhatDecodeWouldHave) {
                               prefilled->reserved_blocks(), prefilled->reserved_errors(layer),
                               stream_, scratch_)
                       .ok());
-      prefilled->ReplaceWindow(layer, rows.data() + sealed * kRowDim,
-                               rows.data() + sealed * kRowDim, n - sealed);
+      const kernels::TensorView window(rows.data() + sealed * kRowDim, {n - sealed, kRowDim});
+      prefilled->ReplaceWindow(layer, window, window, stream_);
     }
     prefilled->CommitPrefill(n);
     EXPECT_EQ(prefilled->n_pages(), decoded->n_pages()) << n;
@@ -211,12 +211,12 @@ TEST_F(SessionKvTest, RowsThatAreNotFiniteInTheCacheTypeAreSeen) {
   auto kv = Open(Layout("dense", kernels::DType::kF16));
   std::vector<float> row(kRowDim, 1.0f);
   const std::vector<float> good = row;
-  EXPECT_EQ(kv->WriteRow(0, good.data(), row.data()), std::nullopt);
+  EXPECT_EQ(WriteRow(*kv, 0, good, row), 0);
   row[5] = 70000;  // beyond F16
-  EXPECT_EQ(kv->WriteRow(0, row.data(), good.data()), KvKind::kKey);
-  EXPECT_EQ(kv->WriteRow(0, good.data(), row.data()), KvKind::kValue);
+  EXPECT_EQ(WriteRow(*kv, 0, row, good), kernels::kNonFiniteKey);
+  EXPECT_EQ(WriteRow(*kv, 0, good, row), kernels::kNonFiniteValue);
   row[5] = std::numeric_limits<float>::quiet_NaN();
-  EXPECT_EQ(kv->WriteRow(0, good.data(), row.data()), KvKind::kValue);
+  EXPECT_EQ(WriteRow(*kv, 0, good, row), kernels::kNonFiniteValue);
 }
 
 TEST_F(SessionKvTest, AFullPoolIsResourceExhaustedAndTheSessionStays) {

@@ -58,7 +58,8 @@ inline std::vector<float> PlainForward(const worker::Transformer& model,
     model.AttentionInputs(layer, hidden.data(), n, positions.data(), q.data(), k.data(), v.data(),
                           scratch);
     PlainAttention(config, n, q.data(), k.data(), v.data(), attention.data());
-    model.AttentionOutputs(layer, attention.data(), n, hidden.data(), scratch);
+    model.AttentionOutputs(layer, kernels::TensorView(attention.data(), {n, config.q_dim()}),
+                           hidden.data(), scratch);
   }
   std::vector<float> logits(n_logits * config.vocab_size);
   model.Logits(hidden.data() + (n - n_logits) * config.hidden_dim, n_logits, logits.data(),

@@ -107,7 +107,8 @@ TEST_P(TinyModelTest, ExactDecoderAgreesWithTransformersTokenByToken) {
 
 TEST_P(TinyModelTest, RowsBeyondOneBlockComeOutAsInBlocks) {
   const ModelConfig& config = model_->config();
-  const int64_t n = 2 * Transformer::kRowBlock + 3;
+  const int64_t row_block = model_->row_block();
+  const int64_t n = 2 * row_block + 3;
   std::vector<int32_t> ids(n), positions(n);
   for (int64_t i = 0; i < n; ++i) {
     ids[i] = static_cast<int32_t>(i * 7 % config.vocab_size);
@@ -121,8 +122,7 @@ TEST_P(TinyModelTest, RowsBeyondOneBlockComeOutAsInBlocks) {
   model_->AttentionInputs(0, hidden.data(), n, positions.data(), q.data(), k.data(), v.data(),
                           scratch);
   const size_t steady_bytes = scratch.bytes();
-  for (const int64_t row :
-       {int64_t{0}, Transformer::kRowBlock - 1, Transformer::kRowBlock, n - 1}) {
+  for (const int64_t row : {int64_t{0}, row_block - 1, row_block, n - 1}) {
     model_->AttentionInputs(0, &hidden[row * config.hidden_dim], 1, &positions[row], q1.data(),
                             k1.data(), v1.data(), scratch);
     const auto expect_row = [&](const std::vector<float>& many, const std::vector<float>& one) {

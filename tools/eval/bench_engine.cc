@@ -28,6 +28,7 @@ struct Options {
   std::vector<int> tokens = {1024, 4096, 16384};
   std::vector<std::string> profiles = {"dense", "paper-s16"};
   int n_new = 64;
+  std::string device = "cpu";
   int threads = 0;
   std::string kv_memory = "2GiB";
   bool json = false;
@@ -95,8 +96,8 @@ absl::StatusOr<Row> Measure(worker::Engine& engine, const std::string& profile, 
   return row;
 }
 
-void PrintTable(const std::vector<Row>& rows) {
-  std::cout << fmt::format("matrix products: {}\n", kernels::MatMulUnit(kernels::Stream::Cpu()));
+void PrintTable(const std::vector<Row>& rows, const char* matrix_unit) {
+  std::cout << fmt::format("matrix products: {}\n", matrix_unit);
   std::cout << fmt::format(
       "{:<10} {:>7} | {:>9} {:>8} {:>8} {:>8} {:>8} | {:>9} {:>8} {:>9} | {:>10} {:>6}\n",
       "profile", "tokens", "prefill/s", "total s", "matrix s", "attn s", "coding s", "decode/s",
@@ -118,9 +119,8 @@ void PrintTable(const std::vector<Row>& rows) {
   }
 }
 
-void PrintJson(const std::vector<Row>& rows) {
-  nlohmann::json out = {{"matrix_unit", kernels::MatMulUnit(kernels::Stream::Cpu())},
-                        {"rows", nlohmann::json::array()}};
+void PrintJson(const std::vector<Row>& rows, const char* matrix_unit) {
+  nlohmann::json out = {{"matrix_unit", matrix_unit}, {"rows", nlohmann::json::array()}};
   for (const Row& row : rows) {
     const auto& prefill = row.append.timing;
     const worker::KvMemory& memory = row.generate.session.memory;
@@ -149,7 +149,8 @@ void PrintJson(const std::vector<Row>& rows) {
 absl::Status Bench(const Options& options) {
   size_t kv_memory = 0;
   LEXICO_RETURN_IF_ERROR(base::ParseByteSize(options.kv_memory, &kv_memory));
-  const kernels::Stream stream = kernels::Stream::Cpu(options.threads);
+  LEXICO_ASSIGN_OR_RETURN(const kernels::Stream stream,
+                          kernels::Stream::Open(options.device, options.threads));
   LEXICO_ASSIGN_OR_RETURN(std::shared_ptr<const worker::Transformer> transformer,
                           worker::Transformer::Load(options.model_dir, stream));
   std::string dictionary_path = options.dictionary;
@@ -171,7 +172,8 @@ absl::Status Bench(const Options& options) {
       rows.push_back(std::move(row));
     }
   }
-  options.json ? PrintJson(rows) : PrintTable(rows);
+  options.json ? PrintJson(rows, kernels::MatMulUnit(stream))
+               : PrintTable(rows, kernels::MatMulUnit(stream));
   return absl::OkStatus();
 }
 
@@ -189,6 +191,7 @@ int main(int argc, char** argv) {
   app.add_option("--new", options.n_new, "tokens to decode")
       ->capture_default_str()
       ->check(CLI::Range(2, 4096));
+  app.add_option("--device", options.device, "cpu, cuda, cuda:1, ...")->capture_default_str();
   app.add_option("--threads", options.threads, "0: all processors")->capture_default_str();
   app.add_option("--kv_memory", options.kv_memory, "page pool")->capture_default_str();
   app.add_flag("--json", options.json, "print JSON");

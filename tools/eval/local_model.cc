@@ -12,7 +12,8 @@ namespace lexico::eval {
 
 absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Load(const LocalModelOptions& options) {
   auto model = std::unique_ptr<LocalModel>(new LocalModel);
-  const auto stream = kernels::Stream::Cpu(options.threads);
+  LEXICO_ASSIGN_OR_RETURN(const kernels::Stream stream,
+                          kernels::Stream::Open(options.device, options.threads));
   const std::string& dir = options.model_dir;
   LEXICO_ASSIGN_OR_RETURN(model->tokenizer_, worker::Tokenizer::Load(dir + "/tokenizer.json"));
   LEXICO_ASSIGN_OR_RETURN(const auto chat_template,

@@ -19,7 +19,8 @@ struct LocalModelOptions {
   std::string model_dir;
   std::string dictionary;  // empty: the model folder's default
   size_t kv_memory_bytes = size_t{2} << 30;
-  int threads = 0;  // 0: all
+  std::string device = "cpu";  // as Stream::Open
+  int threads = 0;             // 0: all
 };
 
 // One thread uses it.

@@ -145,6 +145,8 @@ void AddRetrievalCommand(CLI::App& app, Action* action) {
   command->add_option("--seed", options->seed, "Seed of documents and facts");
   command->add_option("--text", options->text_file,
                       "Take the prose from this file instead of generating it");
+  command->add_option("--device", options->model.device, "cpu, cuda, cuda:1, ...")
+      ->capture_default_str();
   command->add_option("--threads", options->model.threads, "Threads; 0: all");
   command->add_flag("--json", options->json, "Machine-readable output");
   command->footer(

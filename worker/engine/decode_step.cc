@@ -3,111 +3,198 @@
 #include <algorithm>
 
 #include "kernels/api/merge_partials.h"
+#include "kernels/api/rows.h"
 #include "proto/base/check.h"
+#include "proto/base/status.h"
 
 namespace lexico::worker {
 
-void DecodeStep::Run(std::span<SessionKv* const> sessions) {
-  const auto n = static_cast<int64_t>(sessions.size());
-  if (n == 0) return;
+absl::Status DecodeStep::Reserve(int64_t n, int64_t n_pages) {
+  const int64_t n_layers = context_->config().n_layers;
+  const size_t arrays = 2 * StepArrays::BytesFor<int32_t>(n) +
+                        2 * StepArrays::BytesFor<void*>(n_layers * n) +
+                        StepArrays::BytesFor<kernels::DenseRows>(n_layers * n) +
+                        // A group's table ends at a whole 256 bytes, and each may be a group.
+                        n * 256 + StepArrays::BytesFor<void*>(n_pages);
+  LEXICO_RETURN_IF_ERROR(arrays_.Reserve(arrays));
+  int64_t floats = 0;
+  CutBuffers(nullptr, n, &floats);
+  LEXICO_RETURN_IF_ERROR(memory_.Reserve(floats * sizeof(float), context_->stream));
+  const size_t results = n * (context_->config().vocab_size + n_layers) * sizeof(float);
+  LEXICO_ASSIGN_OR_RETURN(results_, kernels::HostBuffer::Allocate(results, context_->stream));
+  return absl::OkStatus();
+}
+
+DecodeStep::Buffers DecodeStep::CutBuffers(float* base, int64_t n, int64_t* floats) const {
+  constexpr int64_t kAligned = 256 / sizeof(float);
   const ModelConfig& config = context_->config();
-  ids_.resize(n);
-  positions_.resize(n);
-  non_finite_.assign(n, std::nullopt);
-  for (int64_t i = 0; i < n; ++i) {
-    LEXICO_CHECK(!sessions[i]->pending().empty());
-    ids_[i] = sessions[i]->pending()[0];
-    positions_[i] = static_cast<int32_t>(sessions[i]->n_tokens());
-  }
-  hidden_.resize(n * config.hidden_dim);
-  q_.resize(n * config.q_dim());
-  k_.resize(n * config.kv_dim());
-  v_.resize(n * config.kv_dim());
-  attention_.resize(n * config.q_dim());
+  *floats = 0;
+  const auto take = [&](int64_t width) {
+    float* const array = base == nullptr ? nullptr : base + *floats;
+    *floats += (n * width + kAligned - 1) / kAligned * kAligned;
+    return array;
+  };
+  Buffers buffers = {};
+  buffers.hidden = take(config.hidden_dim);
+  buffers.q = take(config.q_dim());
+  buffers.k = take(config.kv_dim());
+  buffers.v = take(config.kv_dim());
+  buffers.attention = take(config.q_dim());
+  buffers.logits = take(config.vocab_size);
   for (int part = 0; part < 2; ++part) {
-    partial_[part].resize(n * config.q_dim());
-    partial_max_[part].resize(n * config.n_heads);
-    partial_sum_[part].resize(n * config.n_heads);
+    buffers.partial[part] = take(config.q_dim());
+    buffers.partial_max[part] = take(config.n_heads);
+    buffers.partial_sum[part] = take(config.n_heads);
   }
+  buffers.non_finite = reinterpret_cast<int32_t*>(take(config.n_layers));
+  return buffers;
+}
+
+void DecodeStep::FindGroups(std::span<SessionKv* const> sessions) {
+  groups_.clear();
+  for (int64_t i = 0; i < n_; ++i) {
+    const KvLayout& layout = sessions[i]->layout();
+    if (groups_.empty() || *groups_.back().layout != layout) {
+      groups_.push_back({.layout = &layout, .first = i, .n = 0});
+    }
+    Group& group = groups_.back();
+    ++group.n;
+    // With the row that this step writes.
+    group.rows_max = std::max<int64_t>(group.rows_max, sessions[i]->window_rows() + 1);
+  }
+}
+
+void DecodeStep::SendArrays(std::span<SessionKv* const> sessions) {
+  const int64_t n_layers = context_->config().n_layers;
+  size_t bytes = 2 * StepArrays::BytesFor<int32_t>(n_) +
+                 2 * StepArrays::BytesFor<void*>(n_layers * n_) +
+                 StepArrays::BytesFor<kernels::DenseRows>(n_layers * n_);
+  for (const Group& group : groups_) {
+    bytes += SessionPages::BytesFor(sessions.subspan(group.first, group.n));
+  }
+  arrays_.Begin(bytes);
+  ids_ = arrays_.Add<int32_t>(n_);
+  positions_ = arrays_.Add<int32_t>(n_);
+  k_rows_ = arrays_.Add<void*>(n_layers * n_);
+  v_rows_ = arrays_.Add<void*>(n_layers * n_);
+  windows_ = arrays_.Add<kernels::DenseRows>(n_layers * n_);
+  for (Group& group : groups_) {
+    group.pages.Collect(sessions.subspan(group.first, group.n), arrays_);
+  }
+  for (int64_t i = 0; i < n_; ++i) {
+    const SessionKv& session = *sessions[i];
+    LEXICO_CHECK(!session.pending().empty());
+    ids_.host[i] = session.pending()[0];
+    positions_.host[i] = static_cast<int32_t>(session.n_tokens());
+    const int row = session.window_rows();
+    for (int layer = 0; layer < n_layers; ++layer) {
+      const int64_t at = layer * n_ + i;
+      k_rows_.host[at] = session.window_row(layer, false, row);
+      v_rows_.host[at] = session.window_row(layer, true, row);
+      windows_.host[at] = session.window(layer, row + 1);
+    }
+  }
+  arrays_.Upload();
+}
+
+void DecodeStep::Run(std::span<SessionKv* const> sessions) {
+  n_ = static_cast<int64_t>(sessions.size());
+  if (n_ == 0) return;
+  const ModelConfig& config = context_->config();
   attention_time_ = absl::ZeroDuration();
-  context_->transformer->Embed(ids_, hidden_.data());
-  for (int layer = 0; layer < config.n_layers; ++layer) RunLayer(layer, sessions);
-  logits_.resize(n * config.vocab_size);
-  context_->transformer->Logits(hidden_.data(), n, logits_.data(), context_->transformer_scratch);
-  for (int64_t i = 0; i < n; ++i) {
+  FindGroups(sessions);
+  SendArrays(sessions);
+  int64_t floats = 0;
+  CutBuffers(nullptr, n_, &floats);
+  buffers_ = CutBuffers(memory_.Get<float>(floats, context_->stream), n_, &floats);
+  context_->transformer->Embed({ids_.device, static_cast<size_t>(n_)}, buffers_.hidden);
+  for (int layer = 0; layer < config.n_layers; ++layer) RunLayer(layer);
+  context_->transformer->Logits(buffers_.hidden, n_, buffers_.logits,
+                                context_->transformer_scratch);
+  FetchResults();
+  for (int64_t i = 0; i < n_; ++i) {
     if (!non_finite_[i]) sessions[i]->CommitRow();
   }
 }
 
-void DecodeStep::RunLayer(int layer, std::span<SessionKv* const> sessions) {
-  const auto n = static_cast<int64_t>(sessions.size());
+void DecodeStep::RunLayer(int layer) {
   const ModelConfig& config = context_->config();
-  context_->transformer->AttentionInputs(layer, hidden_.data(), n, positions_.data(), q_.data(),
-                                         k_.data(), v_.data(), context_->transformer_scratch);
-  for (int64_t i = 0; i < n; ++i) {
-    const std::optional<KvKind> bad = sessions[i]->WriteRow(layer, k_.data() + i * config.kv_dim(),
-                                                            v_.data() + i * config.kv_dim());
-    if (bad.has_value() && !non_finite_[i].has_value()) non_finite_[i] = bad;
-  }
+  context_->transformer->AttentionInputs(layer, buffers_.hidden, n_, positions_.device, buffers_.q,
+                                         buffers_.k, buffers_.v, context_->transformer_scratch);
+  kernels::StoreRows({.k = {buffers_.k, {n_, config.kv_dim()}},
+                      .v = {buffers_.v, {n_, config.kv_dim()}},
+                      .k_rows = k_rows_.device + layer * n_,
+                      .v_rows = v_rows_.device + layer * n_,
+                      .type = context_->shape.cache_type,
+                      .non_finite = buffers_.non_finite + layer * n_},
+                     context_->stream);
   const absl::Time attention_begin = context_->clock->Now();
-  // Neighbours of one layout share a call.
-  for (int64_t first = 0; first < n;) {
-    int64_t end = first + 1;
-    while (end < n && sessions[end]->layout() == sessions[first]->layout()) ++end;
-    Attend(layer, sessions.subspan(first, end - first), first);
-    first = end;
-  }
-  attention_time_ += context_->clock->Now() - attention_begin;
-  context_->transformer->AttentionOutputs(layer, attention_.data(), n, hidden_.data(),
-                                          context_->transformer_scratch);
+  for (const Group& group : groups_) Attend(group, layer);
+  if (!context_->on_device()) attention_time_ += context_->clock->Now() - attention_begin;
+  context_->transformer->AttentionOutputs(
+      layer, kernels::TensorView(buffers_.attention, {n_, config.q_dim()}), buffers_.hidden,
+      context_->transformer_scratch);
 }
 
-void DecodeStep::Attend(int layer, std::span<SessionKv* const> sessions, int64_t first) {
+void DecodeStep::Attend(const Group& group, int layer) {
   const ModelConfig& config = context_->config();
-  const auto n = static_cast<int64_t>(sessions.size());
-  const float* q = q_.data() + first * config.q_dim();
+  const float* q = buffers_.q + group.first * config.q_dim();
   const auto part = [&](int i) {
-    return PartialRows(context_->shape, config.n_heads, first, n, partial_[i].data(),
-                       partial_max_[i].data(), partial_sum_[i].data());
+    return PartialRows(context_->shape, config.n_heads, group.first, group.n, buffers_.partial[i],
+                       buffers_.partial_max[i], buffers_.partial_sum[i]);
   };
-  const kernels::MutableTensorView out(attention_.data() + first * config.q_dim(),
-                                       {n, config.n_heads, config.head_dim});
-  const KvLayout& layout = sessions[0]->layout();
-  const bool dense = layout.profile.is_dense();
-  rows_.clear();
-  int64_t rows_max = 0;
-  for (const SessionKv* session : sessions) {
-    // The row just written is the last one.
-    rows_.push_back(session->window(layer, session->window_rows() + 1));
-    rows_max = std::max(rows_max, rows_.back().n_tokens);
-  }
-  // Dense pages and the window are one call.
-  if (dense) page_scratch_.Collect(sessions);
+  const kernels::MutableTensorView out(buffers_.attention + group.first * config.q_dim(),
+                                       {group.n, config.n_heads, config.head_dim});
+  const bool dense = group.layout->profile.is_dense();
   const PartialViews rows = part(0);
-  kernels::DenseAttention({.q = {q, {n, config.n_heads, config.head_dim}},
-                           .rows = rows_.data(),
-                           .rows_max = rows_max,
-                           .pages = dense ? page_scratch_.blocks.data() : nullptr,
-                           .page_begin = dense ? page_scratch_.begin.data() : nullptr,
-                           .page_offset = static_cast<int64_t>(layout.page_offset(layer)),
-                           .layout = layout.page,
-                           .n_kv_heads = config.n_kv_heads,
-                           .kv_type = context_->shape.cache_type,
-                           .scale = context_->attention_scale(),
-                           .out = rows.out,
-                           .max_score = rows.max_score,
-                           .sum_exp = rows.sum_exp},
-                          context_->stream);
+  // Dense pages and the window are one call.
+  kernels::DenseAttention(
+      {.q = {q, {group.n, config.n_heads, config.head_dim}},
+       .rows = windows_.device + layer * n_ + group.first,
+       .rows_max = group.rows_max,
+       .pages = dense ? group.pages.blocks.device : nullptr,
+       .page_begin = dense ? group.pages.begin.data() : nullptr,
+       .page_offset = dense ? static_cast<int64_t>(group.layout->page_offset(layer)) : 0,
+       .layout = group.layout->page,
+       .n_kv_heads = config.n_kv_heads,
+       .kv_type = context_->shape.cache_type,
+       .scale = context_->attention_scale(),
+       .out = rows.out,
+       .max_score = rows.max_score,
+       .sum_exp = rows.sum_exp},
+      context_->stream);
   const PartialViews codes = part(1);
-  if (!dense) AttendToPages(*context_, layer, sessions, q, codes, page_scratch_);
+  if (!dense) AttendToPages(*context_, *group.layout, layer, group.pages, q, codes);
   const kernels::AttentionPart parts[] = {{rows.out, rows.max_score, rows.sum_exp},
                                           {codes.out, codes.max_score, codes.sum_exp}};
   kernels::MergePartials(std::span(parts).first(dense ? 1 : 2), out, context_->stream);
 }
 
+void DecodeStep::FetchResults() {
+  const ModelConfig& config = context_->config();
+  const size_t logits_bytes = n_ * config.vocab_size * sizeof(float);
+  const size_t flag_bytes = n_ * config.n_layers * sizeof(int32_t);
+  if (results_.bytes() < logits_bytes + flag_bytes) {
+    LEXICO_CHECK(!context_->on_device());
+    auto larger = kernels::HostBuffer::Allocate(logits_bytes + flag_bytes, context_->stream);
+    LEXICO_CHECK(larger.ok());
+    results_ = *std::move(larger);
+  }
+  auto* flags = reinterpret_cast<int32_t*>(results_.as<char>() + logits_bytes);
+  context_->stream.DownloadAsync(results_.as<float>(), buffers_.logits, logits_bytes);
+  context_->stream.DownloadAsync(flags, buffers_.non_finite, flag_bytes);
+  context_->stream.Synchronize();
+  non_finite_.assign(n_, std::nullopt);
+  for (int64_t at = 0; at < n_ * config.n_layers; ++at) {
+    std::optional<KvKind>& bad = non_finite_[at % n_];
+    if (flags[at] == 0 || bad.has_value()) continue;
+    bad = (flags[at] & kernels::kNonFiniteKey) != 0 ? KvKind::kKey : KvKind::kValue;
+  }
+}
+
 std::span<const float> DecodeStep::logits(int64_t i) const {
   const int64_t n_vocab = context_->config().vocab_size;
-  return std::span(logits_).subspan(i * n_vocab, n_vocab);
+  return {results_.as<float>() + i * n_vocab, static_cast<size_t>(n_vocab)};
 }
 
 }  // namespace lexico::worker

@@ -6,8 +6,13 @@
 #include <span>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "kernels/api/dense_attention.h"
+#include "kernels/api/growing_buffer.h"
+#include "kernels/api/host_buffer.h"
 #include "worker/engine/forward_context.h"
 #include "worker/engine/page_attention.h"
+#include "worker/engine/step_arrays.h"
 #include "worker/kv/session_kv.h"
 
 namespace lexico::worker {
@@ -15,7 +20,11 @@ namespace lexico::worker {
 // Keeps its working memory between steps. Thread-compatible: the engine's thread.
 class DecodeStep {
  public:
-  explicit DecodeStep(ForwardContext* context) : context_(context) {}
+  explicit DecodeStep(ForwardContext* context) : context_(context), arrays_(context->stream) {}
+
+  // Takes the memory of a device for steps of n sessions with n_pages pages together. A CPU's grows
+  // by itself.
+  absl::Status Reserve(int64_t n, int64_t n_pages);
 
   // Computes the first pending token of each session, writes its row and commits it. Sessions are
   // independent: a result depends on the batch only as far as a matrix product's summation order
@@ -26,30 +35,55 @@ class DecodeStep {
   // Of session i of the last Run: what was not finite, if anything; the session is then unchanged.
   std::optional<KvKind> non_finite(int64_t i) const { return non_finite_[i]; }
   std::span<const float> logits(int64_t i) const;
-  // Of the last Run, all sessions together.
+  // Of the last Run, all sessions together; on a device 0, because ops are only enqueued.
   absl::Duration attention_time() const { return attention_time_; }
 
  private:
-  void RunLayer(int layer, std::span<SessionKv* const> sessions);
-  // Sessions of one layout, the first of them sequence `first` of the step.
-  void Attend(int layer, std::span<SessionKv* const> sessions, int64_t first);
+  // Neighbours of one layout, which share their calls.
+  struct Group {
+    const KvLayout* layout;
+    int64_t first;
+    int64_t n;
+    int64_t rows_max = 0;
+    SessionPages pages;
+  };
+  // What a step computes with, in the stream's memory. [n, ...]
+  struct Buffers {
+    float* hidden;      // [n, hidden_dim]
+    float* q;           // [n, n_heads, head_dim]
+    float* k;           // [n, n_kv_heads, head_dim]
+    float* v;           // [n, n_kv_heads, head_dim]
+    float* attention;   // [n, n_heads, head_dim]
+    float* logits;      // [n, vocab_size]
+    float* partial[2];  // over windows, over codes: [n, n_heads, head_dim]
+    float* partial_max[2];
+    float* partial_sum[2];
+    int32_t* non_finite;  // [n_layers, n]
+  };
+
+  // Cuts buffers for n sessions from `base`, each aligned to 256 bytes; *floats: what they take.
+  Buffers CutBuffers(float* base, int64_t n, int64_t* floats) const;
+  void FindGroups(std::span<SessionKv* const> sessions);
+  // Sends ids, positions and where windows and pages lie.
+  void SendArrays(std::span<SessionKv* const> sessions);
+  void RunLayer(int layer);
+  void Attend(const Group& group, int layer);
+  void FetchResults();
 
   ForwardContext* const context_;
   absl::Duration attention_time_;
-  std::vector<int32_t> ids_;                       // [n]
-  std::vector<int32_t> positions_;                 // [n]
+  int64_t n_ = 0;
+  std::vector<Group> groups_;
+  StepArrays arrays_;
+  StepArray<int32_t> ids_;                 // [n]
+  StepArray<int32_t> positions_;           // [n]
+  StepArray<void*> k_rows_;                // [n_layers, n]
+  StepArray<void*> v_rows_;                // [n_layers, n]
+  StepArray<kernels::DenseRows> windows_;  // [n_layers, n]
+  kernels::GrowingBuffer memory_;          // of buffers_
+  Buffers buffers_ = {};
+  kernels::HostBuffer results_;                    // logits, then the flags
   std::vector<std::optional<KvKind>> non_finite_;  // [n]
-  std::vector<float> hidden_;                      // [n, hidden_dim]
-  std::vector<float> q_;                           // [n, n_heads, head_dim]
-  std::vector<float> k_;                           // [n, n_kv_heads, head_dim]
-  std::vector<float> v_;
-  std::vector<float> attention_;   // [n, n_heads, head_dim]
-  std::vector<float> logits_;      // [n, vocab_size]
-  std::vector<float> partial_[2];  // over windows, over codes: [n, n_heads, head_dim]
-  std::vector<float> partial_max_[2];
-  std::vector<float> partial_sum_[2];
-  std::vector<kernels::DenseRows> rows_;  // windows of the sessions of one layout
-  PageAttentionScratch page_scratch_;
 };
 
 }  // namespace lexico::worker

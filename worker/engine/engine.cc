@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "proto/base/limits.h"
+#include "proto/base/profile.h"
 #include "proto/base/status.h"
 #include "worker/engine/engine_impl.h"
 
@@ -20,6 +22,23 @@ kernels::DType CacheType(const ModelConfig& config) {
   if (config.dtype == "bfloat16") return kernels::DType::kBF16;
   if (config.dtype == "float16") return kernels::DType::kF16;
   return kernels::DType::kF32;
+}
+
+// All that a device needs beside weights, dictionaries and the pool: nothing takes its memory
+// later.
+absl::Status ReserveDevice(int n_atoms, ForwardContext* context) {
+  const ModelConfig& config = context->config();
+  const int64_t pages_max = config.max_positions / base::kPageTokens;
+  LEXICO_RETURN_IF_ERROR(
+      context->direct_arrays.Reserve(StepArrays::BytesFor<void*>(kDirectRowsMax * pages_max) +
+                                     StepArrays::BytesFor<kernels::DenseRows>(kDirectRowsMax)));
+  LEXICO_RETURN_IF_ERROR(context->transformer_scratch.Reserve(*context->transformer));
+  base::Profile largest{.name = "dense"};
+  if (n_atoms > 0) {
+    largest.sparsity_k = largest.sparsity_v = base::SparsityMax(config.head_dim, n_atoms);
+  }
+  return context->coder_scratch.Reserve(MakeKvLayout(context->shape, largest, n_atoms),
+                                        context->batch_pages_max(), context->stream);
 }
 
 absl::Status CheckOption(const char* name, int value, int min, int max) {
@@ -56,13 +75,20 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
   const KvLayout dense = MakeKvLayout(context.shape, base::Profile{.name = "dense"}, 0);
   LEXICO_ASSIGN_OR_RETURN(
       std::unique_ptr<PagePool> pool,
-      PagePool::Create(
-          options.kv_memory_bytes,
-          std::max(kSlabBytesMin, kLargestBlocksPerSlab * dense.window_block_bytes())));
+      PagePool::Create(options.kv_memory_bytes,
+                       std::max(kSlabBytesMin, kLargestBlocksPerSlab * dense.window_block_bytes()),
+                       stream));
+  if (context.on_device()) LEXICO_RETURN_IF_ERROR(ReserveDevice(n_atoms, &context));
+  const size_t prefill_bytes = options.prefill_memory_bytes > 0
+                                   ? options.prefill_memory_bytes
+                                   : PrefillJob::WorkBytes(context, 0, config.max_positions);
+  LEXICO_ASSIGN_OR_RETURN(context.arena, WorkArena::Create(prefill_bytes, stream));
   // From here on ops run on the engine's thread.
   stream.ReleaseThreads();
-  return std::unique_ptr<Engine>(new Engine(std::make_unique<Impl>(
-      options, std::move(pool), std::move(context), n_atoms, identity, metrics)));
+  auto impl = std::make_unique<Impl>(options, std::move(pool), std::move(context), n_atoms,
+                                     identity, metrics);
+  LEXICO_RETURN_IF_ERROR(impl->Start());
+  return std::unique_ptr<Engine>(new Engine(std::move(impl)));
 }
 
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -52,9 +52,13 @@ struct EngineOptions {
   size_t kv_memory_bytes = size_t{2} << 30;
   // Calls that wait for their first step; one more is RESOURCE_EXHAUSTED "queue_full".
   int waiting_max = 64;
-  // Prefills that have started and are not finished: each holds the hidden states of its tokens and
-  // one layer's keys and values in F32, (hidden_dim + 2 kv_dim) * 4 bytes a token.
+  // Prefills that have started and are not finished: each holds the hidden states of its tokens in
+  // F32 and one layer's keys and values, hidden_dim * 4 + kv_dim * 8 bytes a token on a CPU,
+  // hidden_dim * 4 + kv_dim * 4 on a GPU.
   int prefills_max = 4;
+  // Of a GPU: memory for that, taken at start; a prompt that needs more is refused. 0: what one
+  // prompt of the model's longest context needs.
+  size_t prefill_memory_bytes = 0;
   // Sequences of one decode step; more take turns.
   int decode_seqs_max = 64;
   // A call that finds no memory for its pages for this long is RESOURCE_EXHAUSTED
@@ -177,7 +181,8 @@ using CallId = uint64_t;
 
 class Engine {
  public:
-  // Takes the memory and starts the thread. `dictionary` may be null: then only `dense` is served.
+  // Takes the memory and starts the thread. `transformer` and `dictionary` are on the device of
+  // `stream`; `dictionary` may be null: then only `dense` is served.
   // `clock` and `metrics` must outlive the engine. Errors: InvalidArgument for options (with the
   // option's name, its value and the range), those of PagePool::Create.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(

@@ -228,6 +228,17 @@ absl::Status Engine::Impl::CheckFits(const Session& session, Sequence& sequence)
             sequence.generate ? ", one of them for the answer" : "")),
         kReasonContextFull);
   }
+  const size_t work_bytes =
+      PrefillJob::WorkBytes(context_, kv.n_tokens(), std::max<int64_t>(n_pending + n_ids, 1));
+  if (work_bytes > context_.arena->bytes_max()) {
+    return WithReason(
+        absl::ResourceExhaustedError(fmt::format(
+            "session {} with {} more tokens would need {} of prefill memory, the worker has {}; "
+            "append less at once or raise --prefill_memory",
+            session.id, n_pending + n_ids, base::HumanBytes(static_cast<double>(work_bytes)),
+            base::HumanBytes(static_cast<double>(context_.arena->bytes_max())))),
+        kReasonPagesExhausted);
+  }
   const KvLayout& layout = kv.layout();
   const int64_t rows = kv.window_rows() + n_pending + n_ids;
   sequence.n_blocks_needed = (rows - layout.RowsKept(rows)) / layout.page.page_tokens;

@@ -29,6 +29,8 @@ class Engine::Impl {
  public:
   Impl(const EngineOptions& options, std::unique_ptr<PagePool> pool, ForwardContext context,
        int n_atoms, const KvIdentity& identity, base::Metrics* metrics);
+  // Takes the memory of steps and starts the thread.
+  absl::Status Start();
   ~Impl();
 
   // -- Any thread (engine_api.cc); contracts in engine.h ------------------------------------------

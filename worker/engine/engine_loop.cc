@@ -5,7 +5,9 @@
 #include <utility>
 
 #include "proto/base/check.h"
+#include "proto/base/limits.h"
 #include "proto/base/profile.h"
+#include "proto/base/status.h"
 #include "worker/engine/engine_impl.h"
 #include "worker/engine/errors.h"
 
@@ -34,8 +36,17 @@ Engine::Impl::Impl(const EngineOptions& options, std::unique_ptr<PagePool> pool,
       metrics_(metrics),
       context_(std::move(context)),
       decode_step_(&context_),
-      logits_(context_.config().vocab_size),
-      thread_([this] { Loop(); }) {}
+      logits_(context_.config().vocab_size) {}
+
+absl::Status Engine::Impl::Start() {
+  if (context_.on_device()) {
+    const int64_t n = options_.decode_seqs_max;
+    const int64_t pages_max = context_.config().max_positions / base::kPageTokens;
+    LEXICO_RETURN_IF_ERROR(decode_step_.Reserve(n, n * pages_max));
+  }
+  thread_ = std::thread([this] { Loop(); });
+  return absl::OkStatus();
+}
 
 Engine::Impl::~Impl() {
   {
@@ -43,7 +54,7 @@ Engine::Impl::~Impl() {
     stopping_ = true;
     wake_.Signal();
   }
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 void Engine::Impl::Loop() {
@@ -385,6 +396,7 @@ bool Engine::Impl::Publish(Sequence& sequence, SampledToken sampled) {
 
 void Engine::Impl::SinkPages(const Session& session, int64_t first_page) {
   if (session.kv->n_pages() == first_page) return;
+  context_.stream.Synchronize();  // exports copy beside the ops
   std::vector<PageExport> pages = ExportPages(pool_.get(), *session.kv, first_page);
   metrics_.OnSealed(pages);
   if (options_.page_sink) options_.page_sink(session.id, std::move(pages));
@@ -396,7 +408,8 @@ void Engine::Impl::UpdateInfo(Session& session) {
 }
 
 void Engine::Impl::Finish(Sequence& sequence, const absl::Status& status) {
-  sequence.job.reset();  // an unfinished prefill gives its pages back
+  context_.stream.Synchronize();  // whoever has the session next may copy it beside the ops
+  sequence.job.reset();           // an unfinished prefill gives its pages back
   Session& session = *sequence.session;
   // A prompt in the log needs its closing, however the answer ended.
   if (sequence.generate && sequence.committed) {

@@ -9,6 +9,8 @@
 #include "absl/time/time.h"
 #include "kernels/api/stream.h"
 #include "proto/base/clock.h"
+#include "worker/engine/step_arrays.h"
+#include "worker/engine/work_arena.h"
 #include "worker/kv/kv_layout.h"
 #include "worker/kv/page_coder.h"
 #include "worker/model/transformer.h"
@@ -22,6 +24,10 @@ struct ForwardContext {
   kernels::Stream stream;
   base::Clock* clock;  // times batches of coding; no result depends on it
 
+  // Of prefills. Set before the first one.
+  std::unique_ptr<WorkArena> arena;
+  // Page tables of short prompts, which attend to codes directly.
+  StepArrays direct_arrays = StepArrays(stream);
   Transformer::Scratch transformer_scratch;
   CoderScratch coder_scratch;
 
@@ -31,11 +37,12 @@ struct ForwardContext {
   }
   const ModelConfig& config() const { return transformer->config(); }
   float attention_scale() const;
+  bool on_device() const { return stream.kind() != kernels::DeviceKind::kCpu; }
+  // What a prefill keeps a layer's exact keys and values in: values of the cache type, as F32 on a
+  // CPU, whose kernels read that; on a device as they are.
+  kernels::DType rows_type() const { return on_device() ? shape.cache_type : kernels::DType::kF32; }
+  // Pages that are coded or rebuilt in one call at most.
+  int64_t batch_pages_max() const { return on_device() ? 128 : 1024; }
 };
-
-// Rounds `n` values in place to `type`, as they will be kept; false when one is then not finite.
-// `scratch` holds the values in between.
-bool RoundToCacheType(kernels::DType type, int64_t n, float* values, const kernels::Stream& stream,
-                      std::vector<uint16_t>& scratch);
 
 }  // namespace lexico::worker

@@ -6,9 +6,9 @@
 #include <span>
 #include <vector>
 
-#include "kernels/api/dense_attention.h"
 #include "kernels/api/tensor.h"
 #include "worker/engine/forward_context.h"
+#include "worker/engine/step_arrays.h"
 #include "worker/kv/session_kv.h"
 
 namespace lexico::worker {
@@ -24,19 +24,19 @@ struct PartialViews {
 PartialViews PartialRows(const KvShape& shape, int n_heads, int64_t first, int64_t count,
                          float* out, float* max_score, float* sum_exp);
 
-// The sealed pages of several sessions: blocks of all layers, of which a layer's pages lie at
-// KvLayout::page_offset. Working memory; grows and is reused.
-struct PageAttentionScratch {
-  std::vector<const uint8_t*> blocks;
-  std::vector<int64_t> begin;  // [n_sessions + 1]
+// The sealed pages of several sessions of one layout, one table for all layers.
+struct SessionPages {
+  StepArray<const uint8_t*> blocks;  // of all sessions, in order
+  std::vector<int64_t> begin;        // [n_sessions + 1]
 
-  void Collect(std::span<const SessionKv* const> sessions);
+  // What Collect adds to the arrays of a step.
+  static size_t BytesFor(std::span<const SessionKv* const> sessions);
+  void Collect(std::span<const SessionKv* const> sessions, StepArrays& arrays);
 };
 
-// Query i of `q` [n, n_heads, head_dim] attends to all sealed pages of sessions[i]. All sessions
-// have one layout. Sessions without pages give an empty part.
-void AttendToPages(const ForwardContext& context, int layer,
-                   std::span<const SessionKv* const> sessions, const float* q,
-                   const PartialViews& partial, PageAttentionScratch& scratch);
+// Query i of `q` [n, n_heads, head_dim] attends to all sealed pages of session i of `pages`, whose
+// layout is `layout`. Sessions without pages give an empty part.
+void AttendToPages(const ForwardContext& context, const KvLayout& layout, int layer,
+                   const SessionPages& pages, const float* q, const PartialViews& partial);
 
 }  // namespace lexico::worker

@@ -10,7 +10,9 @@
 #include "kernels/api/dictionary.h"
 #include "kernels/api/elementwise.h"
 #include "kernels/api/merge_partials.h"
+#include "kernels/api/rows.h"
 #include "proto/base/check.h"
+#include "proto/base/status.h"
 #include "worker/engine/page_attention.h"
 
 namespace lexico::worker {
@@ -29,6 +31,46 @@ bool AttendsDirectly(const SessionKv& kv) {
 
 }  // namespace
 
+// What `take` gives for every array, in the order of the struct.
+template <typename Take>
+PrefillJob::Buffers PrefillJob::CutBuffers(const ForwardContext& context, int64_t n_history,
+                                           int64_t n_rows, const Take& take) {
+  const ModelConfig& config = context.config();
+  const int64_t block = std::min(n_rows, context.transformer->row_block());
+  const int64_t direct = std::min(n_rows, kDirectRowsMax);
+  const size_t kv_bytes =
+      (n_history + n_rows) * context.shape.row_dim() * kernels::DTypeBytes(context.rows_type());
+  const bool converts = context.rows_type() != kernels::DType::kF32;
+  Buffers to = {};
+  const auto floats = [&](int64_t n) { return static_cast<float*>(take(n * sizeof(float))); };
+  to.ids = static_cast<int32_t*>(take(n_rows * sizeof(int32_t)));
+  to.positions = static_cast<int32_t*>(take(n_rows * sizeof(int32_t)));
+  to.hidden = floats(n_rows * config.hidden_dim);
+  to.k = static_cast<uint8_t*>(take(kv_bytes));
+  to.v = static_cast<uint8_t*>(take(kv_bytes));
+  to.q = floats(block * config.q_dim());
+  to.attention = floats(block * config.q_dim());
+  to.k_block = floats(converts ? block * config.kv_dim() : 0);
+  to.v_block = floats(converts ? block * config.kv_dim() : 0);
+  to.logits = floats(config.vocab_size);
+  to.non_finite = static_cast<int32_t*>(take(2 * sizeof(int32_t)));
+  for (int part = 0; part < 2; ++part) {
+    to.partial[part] = floats(direct * config.q_dim());
+    to.partial_max[part] = floats(direct * config.n_heads);
+    to.partial_sum[part] = floats(direct * config.n_heads);
+  }
+  return to;
+}
+
+size_t PrefillJob::WorkBytes(const ForwardContext& context, int64_t n_history, int64_t n_rows) {
+  size_t bytes = 0;
+  CutBuffers(context, n_history, n_rows, [&](size_t n) {
+    bytes += WorkArena::Piece::BytesFor<uint8_t>(static_cast<int64_t>(n));
+    return static_cast<void*>(nullptr);
+  });
+  return bytes;
+}
+
 absl::StatusOr<std::unique_ptr<PrefillJob>> PrefillJob::Create(ForwardContext* context,
                                                                std::unique_ptr<SessionKv> fork,
                                                                bool need_logits) {
@@ -36,6 +78,7 @@ absl::StatusOr<std::unique_ptr<PrefillJob>> PrefillJob::Create(ForwardContext* c
   LEXICO_CHECK_GT(n_rows, int64_t{0});
   if (const absl::Status reserved = fork->ReservePages(n_rows); !reserved.ok()) return reserved;
   std::unique_ptr<PrefillJob> job(new PrefillJob(context, std::move(fork), need_logits));
+  if (const absl::Status begun = job->Begin(); !begun.ok()) return begun;
   return job;
 }
 
@@ -46,26 +89,22 @@ PrefillJob::PrefillJob(ForwardContext* context, std::unique_ptr<SessionKv> fork,
       n_rows_(static_cast<int64_t>(kv_->pending().size())),
       n_window_rows_(kv_->window_rows()),
       direct_(AttendsDirectly(*kv_)),
-      n_history_rows_(n_window_rows_ + (direct_ ? 0 : kv_->n_sealed_tokens())) {
-  const ModelConfig& config = context_->config();
-  positions_.resize(n_rows_);
-  std::iota(positions_.begin(), positions_.end(), static_cast<int32_t>(kv_->n_tokens()));
-  hidden_.resize(n_rows_ * config.hidden_dim);
-  const int64_t rows = n_history_rows_ + n_rows_;
-  k_.resize(rows * context_->shape.row_dim());
-  v_.resize(rows * context_->shape.row_dim());
-  const int64_t block = std::min(n_rows_, Transformer::kRowBlock);
-  q_.resize(block * config.q_dim());
-  attention_.resize(block * config.q_dim());
-  if (direct_) {
-    for (int part = 0; part < 2; ++part) {
-      partial_[part].resize(block * config.q_dim());
-      partial_max_[part].resize(block * config.n_heads);
-      partial_sum_[part].resize(block * config.n_heads);
-    }
-  }
-  context_->transformer->Embed(kv_->pending(), hidden_.data());
+      n_history_rows_(n_window_rows_ + (direct_ ? 0 : kv_->n_sealed_tokens())) {}
+
+absl::Status PrefillJob::Begin() {
+  LEXICO_ASSIGN_OR_RETURN(memory_,
+                          context_->arena->Acquire(WorkBytes(*context_, n_history_rows_, n_rows_)));
+  buffers_ = CutBuffers(*context_, n_history_rows_, n_rows_, [this](size_t n) {
+    return static_cast<void*>(memory_.Take<uint8_t>(static_cast<int64_t>(n)));
+  });
+  std::vector<int32_t> positions(n_rows_);
+  std::iota(positions.begin(), positions.end(), static_cast<int32_t>(kv_->n_tokens()));
+  const std::span<const int32_t> ids = kv_->pending();
+  context_->stream.Upload(buffers_.positions, positions.data(), positions.size() * sizeof(int32_t));
+  context_->stream.Upload(buffers_.ids, ids.data(), ids.size_bytes());
+  context_->transformer->Embed({buffers_.ids, ids.size()}, buffers_.hidden);
   BeginLayer();
+  return absl::OkStatus();
 }
 
 void PrefillJob::BeginLayer() {
@@ -76,18 +115,37 @@ void PrefillJob::BeginLayer() {
   coded_pages_ = 0;
 }
 
-float* PrefillJob::history_row(bool value, int64_t row) {
-  return (value ? v_ : k_).data() + row * context_->shape.row_dim();
+uint8_t* PrefillJob::history_row(bool value, int64_t row) const {
+  return (value ? buffers_.v : buffers_.k) +
+         row * context_->shape.row_dim() * kernels::DTypeBytes(context_->rows_type());
 }
 
-int64_t PrefillJob::block_rows() const { return std::min(Transformer::kRowBlock, n_rows_ - row_); }
+kernels::TensorView PrefillJob::HistoryRows(bool value, int64_t row, int64_t n) const {
+  const KvShape& shape = context_->shape;
+  return {history_row(value, row), context_->rows_type(), {n, shape.n_kv_heads, shape.head_dim}};
+}
+
+kernels::DType PrefillJob::attention_type() const {
+  return context_->on_device() ? context_->transformer->activation_type() : kernels::DType::kF32;
+}
+
+int64_t PrefillJob::block_rows() const {
+  return std::min(context_->transformer->row_block(), n_rows_ - row_);
+}
 
 absl::Status PrefillJob::RunSlice() {
   LEXICO_CHECK(!done());
+  const absl::Status status = RunPhase();
+  context_->stream.Synchronize();
+  return status;
+}
+
+absl::Status PrefillJob::RunPhase() {
   switch (phase_) {
     case Phase::kHistory: {
       const absl::Time begin = context_->clock->Now();
       RunHistory();
+      context_->stream.Synchronize();
       attention_time_ += context_->clock->Now() - begin;
       return absl::OkStatus();
     }
@@ -102,18 +160,31 @@ absl::Status PrefillJob::RunSlice() {
   LEXICO_UNREACHABLE();
 }
 
+// F32 rows [row, row + n) as ops that know no other type write or read them: the rows themselves
+// on a CPU, otherwise working memory. Keys and values have room beside each other.
+float* PrefillJob::FloatRows(bool value, int64_t row, int64_t n) {
+  if (!converts()) return reinterpret_cast<float*>(history_row(value, row));
+  const int64_t n_values = n * context_->shape.row_dim();
+  return context_->coder_scratch.Rows(2 * n_values, context_->stream) + (value ? n_values : 0);
+}
+
 void PrefillJob::RunHistory() {
   const KvLayout& layout = kv_->layout();
   const int64_t n_pages = direct_ ? 0 : kv_->n_pages();
-  const int64_t batch = std::min(history_batch_, n_pages - history_pages_);
+  const int64_t batch =
+      std::min({history_batch_, context_->batch_pages_max(), n_pages - history_pages_});
   if (batch > 0) {
     const absl::Time begin = context_->clock->Now();
     const auto blocks = kv_->page_blocks().subspan(history_pages_, batch);
+    const int64_t row = history_pages_ * layout.page.page_tokens;
+    const int64_t n_rows = batch * layout.page.page_tokens;
     for (const bool value : {false, true}) {
-      DecodePages(layout, context_->dictionaries_of(layer_), value, layer_, blocks,
-                  history_row(value, history_pages_ * layout.page.page_tokens), context_->stream,
-                  context_->coder_scratch);
+      float* const rows = FloatRows(value, row, n_rows);
+      DecodePages(layout, context_->dictionaries_of(layer_), value, layer_, blocks, rows,
+                  context_->stream, context_->coder_scratch);
+      if (converts()) KeepRows(value, row, rows, n_rows);
     }
+    context_->stream.Synchronize();
     history_pages_ += batch;
     history_batch_ = AdaptBatch(batch, context_->clock->Now() - begin);
   }
@@ -124,29 +195,31 @@ void PrefillJob::RunHistory() {
   if (n_values > 0) {
     for (const bool value : {false, true}) {
       kernels::Convert({value ? window.v : window.k, layout.shape.cache_type, {n_values}},
-                       {history_row(value, first), {n_values}}, context_->stream);
+                       {history_row(value, first), context_->rows_type(), {n_values}},
+                       context_->stream);
     }
   }
   phase_ = Phase::kInputs;
 }
 
+// F32 rows behind each other into the type that the layer's rows are kept in.
+void PrefillJob::KeepRows(bool value, int64_t row, const float* from, int64_t n) {
+  const int64_t n_values = n * context_->shape.row_dim();
+  kernels::Convert({from, {n_values}}, {history_row(value, row), context_->rows_type(), {n_values}},
+                   context_->stream);
+}
+
 absl::Status PrefillJob::RunInputs() {
   const int64_t rows = block_rows();
   const int64_t first = n_history_rows_ + row_;
+  float* const k =
+      converts() ? buffers_.k_block : reinterpret_cast<float*>(history_row(false, first));
+  float* const v =
+      converts() ? buffers_.v_block : reinterpret_cast<float*>(history_row(true, first));
   context_->transformer->AttentionInputs(
-      layer_, hidden_.data() + row_ * context_->config().hidden_dim, rows, positions_.data() + row_,
-      q_.data(), history_row(false, first), history_row(true, first),
-      context_->transformer_scratch);
-  for (const bool value : {false, true}) {
-    if (!RoundToCacheType(context_->shape.cache_type, rows * context_->shape.row_dim(),
-                          history_row(value, first), context_->stream, rounding_)) {
-      non_finite_ = value ? KvKind::kValue : KvKind::kKey;
-      return absl::InternalError(
-          fmt::format("a {} of layer {} at one of positions {} to {} is not finite as {}",
-                      value ? "value" : "key", layer_, positions_[row_],
-                      positions_[row_ + rows - 1], kernels::DTypeName(context_->shape.cache_type)));
-    }
-  }
+      layer_, buffers_.hidden + row_ * context_->config().hidden_dim, rows,
+      buffers_.positions + row_, buffers_.q, k, v, context_->transformer_scratch);
+  LEXICO_RETURN_IF_ERROR(RoundBlock(k, v));
   attended_ = 0;
   phase_ = Phase::kAttention;
   // Of the last layer only the last token's attention is used, for its logits.
@@ -158,12 +231,35 @@ absl::Status PrefillJob::RunInputs() {
   return absl::OkStatus();
 }
 
+// Rounds the block's keys and values to the cache type and puts them behind the history.
+absl::Status PrefillJob::RoundBlock(float* k, float* v) {
+  const int64_t n_values = block_rows() * context_->shape.row_dim();
+  const kernels::DType cache_type = context_->shape.cache_type;
+  context_->stream.Zero(buffers_.non_finite, 2 * sizeof(int32_t));
+  for (const bool value : {false, true}) {
+    float* const rows = value ? v : k;
+    kernels::RoundToType({rows, {n_values}}, cache_type, buffers_.non_finite + (value ? 1 : 0),
+                         context_->stream);
+    if (converts()) KeepRows(value, n_history_rows_ + row_, rows, block_rows());
+  }
+  int32_t non_finite[2] = {};
+  context_->stream.Download(non_finite, buffers_.non_finite, sizeof(non_finite));
+  if (non_finite[0] == 0 && non_finite[1] == 0) return absl::OkStatus();
+  non_finite_ = non_finite[0] != 0 ? KvKind::kKey : KvKind::kValue;
+  const int64_t position = kv_->n_tokens() + row_;
+  return absl::InternalError(
+      fmt::format("a {} of layer {} at one of positions {} to {} is not finite as {}",
+                  non_finite[0] != 0 ? "key" : "value", layer_, position,
+                  position + block_rows() - 1, kernels::DTypeName(cache_type)));
+}
+
 void PrefillJob::RunAttention() {
   const int64_t rows = block_rows();
   const ModelConfig& config = context_->config();
   const double keys = static_cast<double>(n_history_rows_ + row_ + rows);
   const double flop_per_row = 4.0 * config.head_dim * config.n_heads * keys;
-  const auto blocks = static_cast<int64_t>(kSliceFlop / flop_per_row) / kQueryBlock;
+  const double slice_flop = context_->on_device() ? kDeviceSliceFlop : kSliceFlop;
+  const auto blocks = static_cast<int64_t>(slice_flop / flop_per_row) / kQueryBlock;
   const int64_t count = std::min(rows - attended_, std::max<int64_t>(blocks, 1) * kQueryBlock);
   const absl::Time begin = context_->clock->Now();
   if (direct_) {
@@ -171,54 +267,71 @@ void PrefillJob::RunAttention() {
   } else {
     AttendRows(attended_, count);
   }
+  context_->stream.Synchronize();
   attention_time_ += context_->clock->Now() - begin;
   attended_ += count;
   if (attended_ < rows) return;
   const int64_t first = is_last_layer() ? rows - 1 : 0;
-  context_->transformer->AttentionOutputs(
-      layer_, attention_.data() + first * config.q_dim(), rows - first,
-      hidden_.data() + (row_ + first) * config.hidden_dim, context_->transformer_scratch);
+  context_->transformer->AttentionOutputs(layer_, AttentionRows(first, rows - first),
+                                          buffers_.hidden + (row_ + first) * config.hidden_dim,
+                                          context_->transformer_scratch);
   FinishBlock();
+}
+
+// Rows of the block's attention. The direct way leaves F32.
+kernels::MutableTensorView PrefillJob::AttentionRows(int64_t first, int64_t n) const {
+  const int64_t width = context_->config().q_dim();
+  const kernels::DType type = direct_ ? kernels::DType::kF32 : attention_type();
+  return {static_cast<uint8_t*>(buffers_.attention) + first * width * kernels::DTypeBytes(type),
+          type,
+          {n, width}};
 }
 
 void PrefillJob::AttendRows(int64_t first, int64_t count) {
   const ModelConfig& config = context_->config();
-  const int64_t position = n_history_rows_ + row_ + first;  // among the rows of k_
+  const int64_t position = n_history_rows_ + row_ + first;  // among the exact rows
   const int64_t n_keys = position + count;
+  const kernels::DType cache_type = context_->shape.cache_type;
+  const kernels::MutableTensorView out = AttentionRows(first, count);
   kernels::PrefillAttention(
-      {.q = {q_.data() + first * config.q_dim(), {count, config.n_heads, config.head_dim}},
-       .k = {k_.data(), {n_keys, config.n_kv_heads, config.head_dim}},
-       .v = {v_.data(), {n_keys, config.n_kv_heads, config.head_dim}},
+      {.q = {buffers_.q + first * config.q_dim(), {count, config.n_heads, config.head_dim}},
+       .k = HistoryRows(false, 0, n_keys),
+       .v = HistoryRows(true, 0, n_keys),
        .first_position = position,
        .scale = context_->attention_scale(),
-       .allow_bf16 = kv_->layout().shape.cache_type == kernels::DType::kBF16,
-       .out = {attention_.data() + first * config.q_dim(),
-               {count, config.n_heads, config.head_dim}}},
+       // A CPU has products of BF16 only.
+       .allow_bf16 = cache_type == kernels::DType::kBF16 ||
+                     (context_->on_device() && cache_type == kernels::DType::kF16),
+       .out = {const_cast<void*>(out.data), out.dtype, {count, config.n_heads, config.head_dim}}},
       context_->stream);
 }
 
 void PrefillJob::AttendDirectly(int64_t first, int64_t count) {
   const ModelConfig& config = context_->config();
-  const float* q = q_.data() + first * config.q_dim();
+  const float* q = buffers_.q + first * config.q_dim();
   const auto part = [&](int i) {
-    return PartialRows(context_->shape, config.n_heads, first, count, partial_[i].data(),
-                       partial_max_[i].data(), partial_sum_[i].data());
+    return PartialRows(context_->shape, config.n_heads, first, count, buffers_.partial[i],
+                       buffers_.partial_max[i], buffers_.partial_sum[i]);
   };
   const PartialViews over_pages = part(0);
   const PartialViews over_rows = part(1);
   const std::vector<const SessionKv*> sessions(count, kv_.get());
-  PageAttentionScratch scratch;
-  AttendToPages(*context_, layer_, sessions, q, over_pages, scratch);
-
-  std::vector<kernels::DenseRows> rows(count);
+  StepArrays& arrays = context_->direct_arrays;
+  arrays.Begin(SessionPages::BytesFor(sessions) + StepArrays::BytesFor<kernels::DenseRows>(count));
+  SessionPages pages;
+  pages.Collect(sessions, arrays);
+  const StepArray<kernels::DenseRows> rows = arrays.Add<kernels::DenseRows>(count);
   for (int64_t i = 0; i < count; ++i) {
-    rows[i] = {.k = k_.data(), .v = v_.data(), .n_tokens = n_history_rows_ + row_ + first + i + 1};
+    rows.host[i] = {
+        .k = buffers_.k, .v = buffers_.v, .n_tokens = n_history_rows_ + row_ + first + i + 1};
   }
+  arrays.Upload();
+  AttendToPages(*context_, kv_->layout(), layer_, pages, q, over_pages);
   kernels::DenseAttention({.q = {q, {count, config.n_heads, config.head_dim}},
-                           .rows = rows.data(),
-                           .rows_max = rows.back().n_tokens,
+                           .rows = rows.device,
+                           .rows_max = rows.host[count - 1].n_tokens,
                            .n_kv_heads = config.n_kv_heads,
-                           .kv_type = kernels::DType::kF32,
+                           .kv_type = context_->rows_type(),
                            .scale = context_->attention_scale(),
                            .out = over_rows.out,
                            .max_score = over_rows.max_score,
@@ -227,9 +340,10 @@ void PrefillJob::AttendDirectly(int64_t first, int64_t count) {
   const kernels::AttentionPart parts[] = {
       {over_pages.out, over_pages.max_score, over_pages.sum_exp},
       {over_rows.out, over_rows.max_score, over_rows.sum_exp}};
-  kernels::MergePartials(
-      parts, {attention_.data() + first * config.q_dim(), {count, config.n_heads, config.head_dim}},
-      context_->stream);
+  kernels::MergePartials(parts,
+                         {static_cast<float*>(buffers_.attention) + first * config.q_dim(),
+                          {count, config.n_heads, config.head_dim}},
+                         context_->stream);
 }
 
 void PrefillJob::FinishBlock() {
@@ -251,7 +365,8 @@ absl::Status PrefillJob::RunCoding() {
   // Rows that are not in sealed pages yet: the old window, then the new ones.
   const int64_t first_unsealed = n_history_rows_ - n_window_rows_;
   const int64_t n_pages = kv_->n_reserved_pages();
-  const int64_t batch = std::min(coding_batch_, n_pages - coded_pages_);
+  const int64_t batch =
+      std::min({coding_batch_, context_->batch_pages_max(), n_pages - coded_pages_});
   if (batch > 0 && coding_.k == nullptr && !layout.profile.is_dense()) {
     const absl::Time begin = context_->clock->Now();
     coding_ = DictionariesForCoding();
@@ -261,8 +376,16 @@ absl::Status PrefillJob::RunCoding() {
   if (batch > 0) {
     const absl::Time begin = context_->clock->Now();
     const int64_t row = first_unsealed + coded_pages_ * layout.page.page_tokens;
+    const int64_t n_rows = batch * layout.page.page_tokens;
+    float* const rows[] = {FloatRows(false, row, n_rows), FloatRows(true, row, n_rows)};
+    if (converts()) {
+      for (const bool value : {false, true}) {
+        kernels::Convert(HistoryRows(value, row, n_rows),
+                         {rows[value], {n_rows * layout.shape.row_dim()}}, context_->stream);
+      }
+    }
     const absl::Status coded =
-        EncodePages(layout, coding_, history_row(false, row), history_row(true, row), layer_,
+        EncodePages(layout, coding_, rows[0], rows[1], layer_,
                     kv_->reserved_blocks().subspan(coded_pages_, batch),
                     kv_->reserved_errors(layer_).subspan(coded_pages_, batch), context_->stream,
                     context_->coder_scratch);
@@ -279,8 +402,8 @@ absl::Status PrefillJob::RunCoding() {
   coding_ = {};
   const int64_t n_sealed = n_pages * layout.page.page_tokens;
   const int64_t window = n_window_rows_ + n_rows_ - n_sealed;
-  kv_->ReplaceWindow(layer_, history_row(false, first_unsealed + n_sealed),
-                     history_row(true, first_unsealed + n_sealed), window);
+  kv_->ReplaceWindow(layer_, HistoryRows(false, first_unsealed + n_sealed, window),
+                     HistoryRows(true, first_unsealed + n_sealed, window), context_->stream);
   ++layer_;
   BeginLayer();
   return absl::OkStatus();
@@ -295,15 +418,18 @@ double PrefillJob::fraction() const {
 }
 
 int64_t PrefillJob::slices_left() const {
-  const int64_t blocks = (n_rows_ + Transformer::kRowBlock - 1) / Transformer::kRowBlock;
+  const int64_t row_block = context_->transformer->row_block();
+  const int64_t blocks = (n_rows_ + row_block - 1) / row_block;
   const double layers = context_->shape.n_layers * (1 - fraction());
   return static_cast<int64_t>(std::ceil(layers * static_cast<double>(2 * blocks + 1)));
 }
 
 void PrefillJob::Logits(float* logits) {
   LEXICO_CHECK(done() && need_logits_);
-  context_->transformer->Logits(hidden_.data() + (n_rows_ - 1) * context_->config().hidden_dim, 1,
-                                logits, context_->transformer_scratch);
+  const ModelConfig& config = context_->config();
+  context_->transformer->Logits(buffers_.hidden + (n_rows_ - 1) * config.hidden_dim, 1,
+                                buffers_.logits, context_->transformer_scratch);
+  context_->stream.Download(logits, buffers_.logits, config.vocab_size * sizeof(float));
 }
 
 std::unique_ptr<SessionKv> PrefillJob::Commit() {

@@ -3,10 +3,12 @@
 // For each layer:
 //   history   the session's past becomes F32 rows in front of the new ones: sealed pages are
 //             reconstructed, the window is converted
-//   rows      block by block of kRowBlock new tokens: K and V (rounded to the cache type before any
-//             use), causal attention over the history and the new rows up to each token, the MLP
+//   rows      block by block of row_block() new tokens: K and V (rounded to the cache type before
+//             any use), causal attention over the history and the new rows up to each token, the
+//             MLP
 //   coding    the rows that leave the window are coded into pages, the newest become the window
-// and only then are the layer's F32 rows given up. Between two slices anything else may run.
+// and only then are the layer's exact rows given up. Between two slices anything else may run; a
+// slice has finished on the device when it returns.
 //
 // A few tokens appended to coded pages do not pay for reconstructing them: up to
 // kDirectRowsMax tokens attend to the codes directly, as a decode step does (docs/performance.md
@@ -27,6 +29,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "worker/engine/forward_context.h"
+#include "worker/engine/work_arena.h"
 #include "worker/kv/session_kv.h"
 
 namespace lexico::worker {
@@ -34,8 +37,9 @@ namespace lexico::worker {
 // Up to here attention over the codes is cheaper than reconstructing them once. Measured on the
 // embedded model at 16 k tokens, see docs/performance.md "short prompts".
 inline constexpr int64_t kDirectRowsMax = 8;
-// Work of one slice of attention: about 100 ms on two cores with AVX2.
+// Work of one slice of attention: about 100 ms on two cores with AVX2, about 50 ms on an H100.
 inline constexpr double kSliceFlop = 8e9;
+inline constexpr double kDeviceSliceFlop = 2e13;
 // Attention is split at multiples of this many queries.
 inline constexpr int64_t kQueryBlock = 64;
 // What a slice of coding or reconstructing aims at.
@@ -44,11 +48,14 @@ inline constexpr absl::Duration kSliceTime = absl::Milliseconds(100);
 class PrefillJob {
  public:
   // Computes all pending tokens of `fork`. `context` must outlive the job; `need_logits` says
-  // whether Logits will be called. ResourceExhausted when the pages it will need are not there;
-  // `fork` is then dropped. REQUIRES: fork has pending tokens, all ids in range.
+  // whether Logits will be called. ResourceExhausted when the pages or the working memory it will
+  // need are not there; `fork` is then dropped. REQUIRES: fork has pending tokens, all ids in
+  // range.
   static absl::StatusOr<std::unique_ptr<PrefillJob>> Create(ForwardContext* context,
                                                             std::unique_ptr<SessionKv> fork,
                                                             bool need_logits);
+  // Working memory of a job that computes n_rows tokens after n_history others.
+  static size_t WorkBytes(const ForwardContext& context, int64_t n_history, int64_t n_rows);
 
   // REQUIRES: !done(). Internal when a key or value is not finite; the job is then spent.
   absl::Status RunSlice();
@@ -76,9 +83,42 @@ class PrefillJob {
   enum class Phase { kHistory, kInputs, kAttention, kCoding };
 
   PrefillJob(ForwardContext* context, std::unique_ptr<SessionKv> fork, bool need_logits);
+  absl::Status Begin();
+  // What a job computes with, in the stream's memory.
+  struct Buffers {
+    int32_t* ids;        // [n_rows]
+    int32_t* positions;  // [n_rows]
+    float* hidden;       // [n_rows, hidden_dim]
+    // Exact rows of the layer, [n_history_rows + n_rows, n_kv_heads, head_dim] of rows_type.
+    uint8_t* k;
+    uint8_t* v;
+    float* q;         // [block, n_heads, head_dim]
+    void* attention;  // [block, n_heads, head_dim] of attention_type()
+    float* k_block;   // [block, n_kv_heads, head_dim], where rows_type is not F32
+    float* v_block;
+    float* logits;        // [vocab_size]
+    int32_t* non_finite;  // [2]: keys, values
+    // Partial softmaxes of the direct way: over pages, over rows. [direct, n_heads, head_dim | 1]
+    float* partial[2];
+    float* partial_max[2];
+    float* partial_sum[2];
+  };
+  template <typename Take>
+  static Buffers CutBuffers(const ForwardContext& context, int64_t n_history, int64_t n_rows,
+                            const Take& take);
+
   bool is_last_layer() const { return layer_ == context_->shape.n_layers - 1; }
   int64_t block_rows() const;
-  float* history_row(bool value, int64_t row);
+  uint8_t* history_row(bool value, int64_t row) const;
+  kernels::TensorView HistoryRows(bool value, int64_t row, int64_t n) const;
+  kernels::DType attention_type() const;
+  absl::Status RunPhase();
+  kernels::MutableTensorView AttentionRows(int64_t first, int64_t n) const;
+  // Whether rows are kept in another type than ops compute with.
+  bool converts() const { return context_->rows_type() != kernels::DType::kF32; }
+  float* FloatRows(bool value, int64_t row, int64_t n);
+  void KeepRows(bool value, int64_t row, const float* from, int64_t n);
+  absl::Status RoundBlock(float* k, float* v);
   void RunHistory();
   absl::Status RunInputs();
   void RunAttention();
@@ -106,17 +146,8 @@ class PrefillJob {
   int64_t attended_ = 0;       // rows of the block that have attention
   int64_t coded_pages_ = 0;
 
-  std::vector<int32_t> positions_;  // [n_rows]
-  std::vector<float> hidden_;       // [n_rows, hidden_dim]
-  std::vector<float> k_;            // [n_history_rows + n_rows, n_kv_heads, head_dim]
-  std::vector<float> v_;
-  std::vector<float> q_;          // [block, n_heads, head_dim]
-  std::vector<float> attention_;  // [block, n_heads, head_dim]
-  std::vector<uint16_t> rounding_;
-  // Partial softmaxes of the direct way: over pages, over rows. [block, n_heads, head_dim | 1]
-  std::vector<float> partial_[2];
-  std::vector<float> partial_max_[2];
-  std::vector<float> partial_sum_[2];
+  WorkArena::Piece memory_;
+  Buffers buffers_ = {};
 
   // The layer's dictionaries in the form that codes many pages fastest; held during kCoding only.
   LayerDictionaries coding_;

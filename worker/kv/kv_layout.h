@@ -61,9 +61,9 @@ struct KvLayout {
   // All layers' pages of the same tokens are one block of the pool: layer l at page_offset(l).
   size_t page_block_bytes() const { return page_offset(shape.n_layers); }
   size_t page_offset(int layer) const { return layer * BlockBytes(page_bytes()); }
-  // All layers' windows of a session likewise.
+  // All layers' windows of a session likewise; a window is a whole number of cache lines.
   size_t window_block_bytes() const { return window_offset(shape.n_layers); }
-  size_t window_offset(int layer) const { return layer * BlockBytes(window_bytes()); }
+  size_t window_offset(int layer) const { return layer * window_bytes(); }
   size_t fp16_bytes_per_token() const {
     return static_cast<size_t>(shape.n_layers) * shape.row_dim() * 4;
   }

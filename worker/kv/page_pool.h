@@ -1,4 +1,5 @@
-// All memory of keys and values: one arena taken at start-up and handed out in blocks.
+// All memory of keys and values: one arena taken at start-up, on the device of the worker's ops,
+// and handed out in blocks.
 //
 // A block is the pages of all layers for the same tokens, or the windows of all layers of one
 // session. Their sizes follow from the profile, so blocks of one size share slabs: a slab is taken
@@ -28,6 +29,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "kernels/api/device_buffer.h"
+#include "kernels/api/stream.h"
 
 namespace lexico::worker {
 
@@ -50,9 +53,11 @@ class PagePool {
 
   // Takes the arena. `slab_bytes` is the largest block that will be asked for times a small number
   // (the rest of a slab that no block fits in is lost); it is rounded up to the alignment.
-  // InvalidArgument when not even one slab fits; ResourceExhausted when the system refuses the
-  // memory. Both messages give the bytes wanted and the option to lower or raise.
-  static absl::StatusOr<std::unique_ptr<PagePool>> Create(size_t total_bytes, size_t slab_bytes);
+  // InvalidArgument when not even one slab fits; ResourceExhausted when the system or the device
+  // refuses the memory. Both messages give the bytes wanted and the option to lower or raise.
+  static absl::StatusOr<std::unique_ptr<PagePool>> Create(
+      size_t total_bytes, size_t slab_bytes,
+      const kernels::Stream& stream = kernels::Stream::Cpu(1));
 
   ~PagePool();
   PagePool(const PagePool&) = delete;
@@ -66,8 +71,18 @@ class PagePool {
   void Retain(std::span<uint8_t* const> blocks);
   void Release(std::span<uint8_t* const> blocks);
 
-  // Copies `bytes` of one block to another. Any thread.
+  // Copies beside the ops, done on return. What ops have written is there once their stream was
+  // synchronised.
   void CopyBlock(uint8_t* to, const uint8_t* from, size_t bytes) const;
+  struct HostCopy {
+    uint8_t* block = nullptr;  // at any byte of it
+    uint8_t* host = nullptr;
+    size_t bytes = 0;
+  };
+  void Download(std::span<const HostCopy> copies) const;
+  void Upload(std::span<const HostCopy> copies) const;
+  // Whether blocks are memory of the host, which need not be copied to be read.
+  bool on_host() const { return transfers_.kind() == kernels::DeviceKind::kCpu; }
 
   Usage usage() const;
   size_t slab_bytes() const { return slab_bytes_; }
@@ -94,7 +109,8 @@ class PagePool {
     int64_t free_blocks = 0;
   };
 
-  PagePool(uint8_t* arena, size_t total_bytes, size_t slab_bytes);
+  PagePool(uint8_t* arena, size_t total_bytes, size_t slab_bytes, const kernels::Stream& transfers,
+           kernels::DeviceBuffer device_arena);
   uint8_t* AcquireOne(size_t block_bytes, SizeClass& size_class)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReleaseOne(uint8_t* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -108,6 +124,10 @@ class PagePool {
   uint8_t* const arena_;
   const size_t total_bytes_;
   const size_t slab_bytes_;
+  const kernels::DeviceBuffer device_arena_;  // empty on the host
+
+  mutable absl::Mutex transfers_mutex_;
+  const kernels::Stream transfers_;  // used with the mutex
 
   mutable absl::Mutex mutex_;
   std::vector<Slab> slabs_;  // its length is constant; its elements are guarded

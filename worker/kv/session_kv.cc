@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "kernels/api/elementwise.h"
+#include "kernels/api/shift_down.h"
 #include "proto/base/check.h"
 #include "proto/base/options.h"
 
@@ -164,26 +165,6 @@ absl::Status SessionKv::ReserveRow() {
   return absl::OkStatus();
 }
 
-std::optional<KvKind> SessionKv::WriteRow(int layer, const float* k, const float* v) {
-  const int row = window_rows();
-  LEXICO_CHECK_LT(row, layout_.window_capacity());
-  const int64_t dim = layout_.shape.row_dim();
-  const kernels::DType type = layout_.shape.cache_type;
-  // One row is far below the cost of starting threads.
-  const kernels::Stream stream = kernels::Stream::Cpu(1);
-  std::vector<float> rounded(dim);
-  std::optional<KvKind> bad;
-  for (const bool value : {false, true}) {
-    uint8_t* to = window_row(layer, value, row);
-    kernels::Convert({value ? v : k, {dim}}, {to, type, {dim}}, stream);
-    kernels::Convert({to, type, {dim}}, {rounded.data(), {dim}}, stream);
-    for (const float x : rounded) {
-      if (!std::isfinite(x)) bad = value ? KvKind::kValue : KvKind::kKey;
-    }
-  }
-  return bad;
-}
-
 void SessionKv::CommitRow() {
   LEXICO_CHECK_LT(n_tokens_, static_cast<int64_t>(log_.size()));
   if (segments_.empty() || segments_.back().kind != store::SegmentKind::kDecode) {
@@ -196,41 +177,43 @@ absl::StatusOr<int64_t> SessionKv::CodeAhead(std::span<const LayerDictionaries> 
                                              const kernels::Stream& stream, CoderScratch& scratch) {
   const int64_t due = LayersDue();
   const int64_t n_values = layout_.seal_tokens() * layout_.shape.row_dim();
-  std::vector<float> rows(2 * n_values);
+  float* const rows = due > 0 ? scratch.Rows(2 * n_values, stream) : nullptr;
   const LayerDictionaries none;
   for (int64_t i = 0; i < due; ++i) {
     const int layer = ahead_coded_;
     LEXICO_CHECK(ahead_block_ != nullptr);  // ReserveRow has taken it
     for (const bool value : {false, true}) {
       kernels::Convert({window_row(layer, value, 0), layout_.shape.cache_type, {n_values}},
-                       {rows.data() + (value ? n_values : 0), {n_values}}, stream);
+                       {rows + (value ? n_values : 0), {n_values}}, stream);
     }
-    const absl::Status coded =
-        EncodePages(layout_, layout_.profile.is_dense() ? none : dictionaries[layer], rows.data(),
-                    rows.data() + n_values, layer, {&ahead_block_, 1}, {&ahead_errors_[layer], 1},
-                    stream, scratch);
+    const absl::Status coded = EncodePages(
+        layout_, layout_.profile.is_dense() ? none : dictionaries[layer], rows, rows + n_values,
+        layer, {&ahead_block_, 1}, {&ahead_errors_[layer], 1}, stream, scratch);
     if (!coded.ok()) return coded;
     ++ahead_coded_;
   }
-  if (window_rows() == layout_.window_capacity()) Seal();
+  if (window_rows() == layout_.window_capacity()) Seal(stream);
   if (layout_.profile.is_dense()) return 0;
   return due * 2 * layout_.seal_tokens() * layout_.shape.n_kv_heads;
 }
 
-void SessionKv::Seal() {
+void SessionKv::Seal(const kernels::Stream& stream) {
   const int n_layers = layout_.shape.n_layers;
   LEXICO_CHECK_EQ(ahead_coded_, n_layers);
-  const size_t row_bytes = layout_.shape.row_bytes();
   page_blocks_.push_back(ahead_block_);
   for (int layer = 0; layer < n_layers; ++layer) {
     errors_.push_back(ahead_errors_[layer]);
     error_sum_k_ += ahead_errors_[layer].k;
     error_sum_v_ += ahead_errors_[layer].v;
-    for (const bool value : {false, true}) {
-      std::memmove(window_row(layer, value, 0), window_row(layer, value, layout_.seal_tokens()),
-                   layout_.window_tokens * row_bytes);
-    }
   }
+  // Keys and values of every layer lie one half window apart.
+  const size_t row_bytes = layout_.shape.row_bytes();
+  kernels::ShiftDown({.base = window_block_,
+                      .n_parts = int64_t{2} * n_layers,
+                      .part_stride = layout_.window_capacity() * row_bytes,
+                      .shift = layout_.seal_tokens() * row_bytes,
+                      .kept = layout_.window_tokens * row_bytes},
+                     stream);
   ahead_block_ = nullptr;
   ahead_errors_.clear();
   ahead_coded_ = 0;
@@ -257,14 +240,16 @@ std::span<PageError> SessionKv::reserved_errors(int layer) {
   return std::span(reserved_errors_).subspan(layer * reserved_.size(), reserved_.size());
 }
 
-void SessionKv::ReplaceWindow(int layer, const float* k, const float* v, int64_t n_rows) {
-  LEXICO_CHECK_LT(n_rows, layout_.window_capacity());
-  const int64_t n_values = n_rows * layout_.shape.row_dim();
+void SessionKv::ReplaceWindow(int layer, kernels::TensorView k, kernels::TensorView v,
+                              const kernels::Stream& stream) {
+  const int64_t n_values = k.size();
+  LEXICO_CHECK_EQ(v.size(), n_values);
+  LEXICO_CHECK_LT(n_values, layout_.window_capacity() * layout_.shape.row_dim());
   if (n_values == 0) return;
-  const kernels::Stream stream = kernels::Stream::Cpu(1);
-  const kernels::DType type = layout_.shape.cache_type;
-  kernels::Convert({k, {n_values}}, {window_row(layer, false, 0), type, {n_values}}, stream);
-  kernels::Convert({v, {n_values}}, {window_row(layer, true, 0), type, {n_values}}, stream);
+  for (const bool value : {false, true}) {
+    kernels::Convert(value ? v : k,
+                     {window_row(layer, value, 0), layout_.shape.cache_type, {n_values}}, stream);
+  }
 }
 
 void SessionKv::CommitPrefill(int64_t n_rows) {

@@ -77,6 +77,9 @@ class SessionKv {
   }
   // The window's first `n_rows` rows as the kernels take them. REQUIRES: n_rows <= window_capacity.
   kernels::DenseRows window(int layer, int n_rows) const;
+  // Where row `row` of a layer's window lies, [n_kv_heads, head_dim] of the cache type.
+  // REQUIRES: row < window_capacity.
+  uint8_t* window_row(int layer, bool value, int row) const;
   // Mean over the sealed pages of all layers; 0 without any.
   PageError mean_error() const;
   // Of one sealed page.
@@ -90,12 +93,10 @@ class SessionKv {
   void PopRow();
 
   // -- Decode: one row for the first pending token ------------------------------------------------
-  // Makes sure that the row and, if it fills the window, its sealing have memory. ResourceExhausted
+  // Makes sure that the row, window_row(layer, ., window_rows()), and, if it fills the window, its
+  // sealing have memory. ResourceExhausted
   // names the pages needed and free; the session is unchanged.
   absl::Status ReserveRow();
-  // Row window_rows() of a layer: k and v [n_kv_heads, head_dim] F32, rounded to the cache type.
-  // Which of them is then not finite, if any. REQUIRES: ReserveRow was OK.
-  std::optional<KvKind> WriteRow(int layer, const float* k, const float* v);
   // After the row of every layer was written: the first pending token has keys and values.
   void CommitRow();
   // Codes the layers that are due, and seals when the window is full. `dictionaries` [n_layers].
@@ -112,9 +113,11 @@ class SessionKv {
   std::span<uint8_t* const> reserved_blocks() const { return reserved_; }
   // [n_reserved_pages] errors of the layer, to be filled by EncodePages.
   std::span<PageError> reserved_errors(int layer);
-  // The layer's new window: k and v [n_rows, n_kv_heads, head_dim] F32, values of the cache type.
-  // The layer's old window is gone afterwards. REQUIRES: n_rows as RowsKept says.
-  void ReplaceWindow(int layer, const float* k, const float* v, int64_t n_rows);
+  // The layer's new window: k and v [n_rows, n_kv_heads, head_dim], values of the cache type in
+  // that or F32, in the stream's memory. The layer's old window is gone afterwards. REQUIRES:
+  // n_rows as RowsKept says.
+  void ReplaceWindow(int layer, kernels::TensorView k, kernels::TensorView v,
+                     const kernels::Stream& stream);
   // After every layer: the reserved pages are sealed and the tokens have keys and values.
   void CommitPrefill(int64_t n_rows);
 
@@ -138,8 +141,7 @@ class SessionKv {
 
  private:
   SessionKv(PagePool* pool, const KvLayout& layout, const store::ChainScope& scope);
-  uint8_t* window_row(int layer, bool value, int row) const;
-  void Seal();
+  void Seal(const kernels::Stream& stream);
   void ExtendChain(int64_t first_token, int64_t n_tokens);
   store::PageChain ExtendedChain(int64_t first_token, int64_t n_tokens) const;
   int64_t LayersDue() const;

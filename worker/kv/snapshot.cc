@@ -31,13 +31,14 @@ store::PageKey KeyOfPage(const KvLayout& layout, const store::PageChain& chain, 
                           static_cast<uint64_t>(page * layout.page.page_tokens));
 }
 
-std::vector<WindowExport> ExportWindows(const SessionKv& kv) {
+std::vector<WindowExport> ExportWindows(const PagePool& pool, const SessionKv& kv) {
   std::vector<WindowExport> windows;
   const int rows = kv.window_rows();
   if (rows == 0) return windows;
   const KvLayout& layout = kv.layout();
   const store::PageChain chain = kv.WindowChain();
   const size_t half = rows * layout.shape.row_bytes();
+  std::vector<PagePool::HostCopy> copies;
   for (int layer = 0; layer < layout.shape.n_layers; ++layer) {
     WindowExport window;
     const store::PageKey key =
@@ -45,12 +46,27 @@ std::vector<WindowExport> ExportWindows(const SessionKv& kv) {
                          static_cast<uint64_t>(kv.n_sealed_tokens()));
     window.header = MakeHeader(kv, layout.StoredWindow(rows), layer, kv.n_sealed_tokens(), key);
     window.payload.resize(2 * half);
-    const kernels::DenseRows piece = kv.window(layer, rows);
-    std::memcpy(window.payload.data(), piece.k, half);
-    std::memcpy(window.payload.data() + half, piece.v, half);
+    copies.push_back({kv.window_row(layer, false, 0), window.payload.data(), half});
+    copies.push_back({kv.window_row(layer, true, 0), window.payload.data() + half, half});
     windows.push_back(std::move(window));
   }
+  pool.Download(copies);
   return windows;
+}
+
+// The blocks from first_page on, in memory of the host.
+std::vector<std::shared_ptr<const uint8_t[]>> CopyBlocks(const PagePool& pool, const SessionKv& kv,
+                                                         int64_t first_page) {
+  const size_t bytes = kv.layout().page_block_bytes();
+  std::vector<std::shared_ptr<const uint8_t[]>> blocks;
+  std::vector<PagePool::HostCopy> copies;
+  for (const uint8_t* block : kv.page_blocks().subspan(first_page)) {
+    auto copy = std::make_shared_for_overwrite<uint8_t[]>(bytes);
+    copies.push_back({const_cast<uint8_t*>(block), copy.get(), bytes});
+    blocks.push_back(std::move(copy));
+  }
+  pool.Download(copies);
+  return blocks;
 }
 
 template <typename T>
@@ -62,13 +78,27 @@ absl::Status CheckSame(const char* what, const T& stored, const T& ours) {
 
 }  // namespace
 
+std::span<const uint8_t> PageExport::payload() const {
+  const uint8_t* begin = std::holds_alternative<BlockRef>(block)
+                             ? std::get<BlockRef>(block).data()
+                             : std::get<std::shared_ptr<const uint8_t[]>>(block).get();
+  return {begin + offset, header.shape.payload_bytes()};
+}
+
 std::vector<PageExport> ExportPages(PagePool* pool, const SessionKv& kv, int64_t first_page) {
   const KvLayout& layout = kv.layout();
   const int n_layers = layout.shape.n_layers;
+  std::vector<std::shared_ptr<const uint8_t[]>> copies;
+  if (!pool->on_host()) copies = CopyBlocks(*pool, kv, first_page);
   std::vector<PageExport> pages;
   pages.reserve((kv.n_pages() - first_page) * n_layers);
   for (int64_t page = first_page; page < kv.n_pages(); ++page) {
-    const BlockRef block(pool, const_cast<uint8_t*>(kv.page_blocks()[page]));
+    decltype(PageExport::block) block;
+    if (copies.empty()) {
+      block = BlockRef(pool, const_cast<uint8_t*>(kv.page_blocks()[page]));
+    } else {
+      block = copies[page - first_page];
+    }
     for (int layer = 0; layer < n_layers; ++layer) {
       PageExport exported;
       exported.header = MakeHeader(kv, layout.StoredPage(), layer, page * layout.page.page_tokens,
@@ -87,7 +117,7 @@ std::vector<PageExport> ExportPages(PagePool* pool, const SessionKv& kv, int64_t
 SessionSnapshot ExportSession(PagePool* pool, const SessionKv& kv, bool with_window) {
   SessionSnapshot snapshot;
   snapshot.pages = ExportPages(pool, kv, 0);
-  if (with_window) snapshot.windows = ExportWindows(kv);
+  if (with_window) snapshot.windows = ExportWindows(*pool, kv);
 
   store::Manifest& manifest = snapshot.manifest;
   manifest.tenant = kv.scope().tenant;
@@ -154,6 +184,7 @@ absl::StatusOr<std::unique_ptr<SessionImport>> SessionImport::Begin(
         pool->FreeBlocks(layout.page_block_bytes())));
   }
   import->blocks_ = std::move(blocks);
+  if (!pool->on_host()) import->staging_.resize(import->n_pages_ * layout.page_block_bytes());
   uint8_t* window_block = nullptr;
   if (!pool->Acquire(layout.window_block_bytes(), {&window_block, 1})) {
     return absl::ResourceExhaustedError(fmt::format(
@@ -220,8 +251,10 @@ absl::Status SessionImport::CheckKeys(const store::Manifest& manifest) {
 
 std::span<uint8_t> SessionImport::page_buffer(int64_t index) {
   const int n_layers = layout_.shape.n_layers;
-  return {blocks_[index / n_layers] + layout_.page_offset(static_cast<int>(index % n_layers)),
-          layout_.page_bytes()};
+  const int64_t page = index / n_layers;
+  uint8_t* block =
+      pool_->on_host() ? blocks_[page] : staging_.data() + page * layout_.page_block_bytes();
+  return {block + layout_.page_offset(static_cast<int>(index % n_layers)), layout_.page_bytes()};
 }
 
 absl::Status SessionImport::AcceptPage(int64_t index, const store::PageHeader& header) {
@@ -260,11 +293,23 @@ absl::Status SessionImport::AcceptWindow(int layer, const store::PageHeader& hea
   const size_t half = window_payloads_[layer].size() / 2;
   const size_t capacity_half = layout_.window_capacity() * layout_.shape.row_bytes();
   uint8_t* window = window_block_ + layout_.window_offset(layer);
-  std::memcpy(window, window_payloads_[layer].data(), half);
-  std::memcpy(window + capacity_half, window_payloads_[layer].data() + half, half);
+  uint8_t* payload = window_payloads_[layer].data();
+  const PagePool::HostCopy copies[] = {{window, payload, half},
+                                       {window + capacity_half, payload + half, half}};
+  pool_->Upload(copies);
   window_payloads_[layer] = {};
   window_ok_[layer] = 1;
   return absl::OkStatus();
+}
+
+void SessionImport::UploadBlocks() {
+  const size_t bytes = layout_.page_block_bytes();
+  std::vector<PagePool::HostCopy> copies;
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    copies.push_back({blocks_[i], staging_.data() + i * bytes, bytes});
+  }
+  pool_->Upload(copies);
+  staging_ = {};
 }
 
 SessionImport::Result SessionImport::Finish() {
@@ -283,6 +328,7 @@ SessionImport::Result SessionImport::Finish() {
   const int64_t n_stored = n_pages_ * page_tokens + window_rows_;
   pool_->Release(std::span(blocks_).subspan(n_whole));
   blocks_.resize(n_whole);
+  if (!pool_->on_host()) UploadBlocks();
   parts.page_blocks = std::move(blocks_);
   blocks_.clear();
   errors_.resize(n_whole * n_layers);

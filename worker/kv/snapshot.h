@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -23,12 +24,11 @@ namespace lexico::worker {
 // written, not on the engine's thread.
 struct PageExport {
   store::PageHeader header;
-  BlockRef block;     // of all layers
+  // Of all layers: the pool's block, or a copy where that is not memory of the host.
+  std::variant<BlockRef, std::shared_ptr<const uint8_t[]>> block;
   size_t offset = 0;  // of this layer
 
-  std::span<const uint8_t> payload() const {
-    return {block.data() + offset, header.shape.payload_bytes()};
-  }
+  std::span<const uint8_t> payload() const;
 };
 
 // One layer's window, copied.
@@ -47,6 +47,7 @@ struct SessionSnapshot {
 };
 
 // Sealed pages from `first_page` on, [n_pages - first_page, n_layers].
+// On a device they are copied, so what ops have written must be there (page_pool.h).
 std::vector<PageExport> ExportPages(PagePool* pool, const SessionKv& kv, int64_t first_page);
 
 SessionSnapshot ExportSession(PagePool* pool, const SessionKv& kv, bool with_window);
@@ -102,6 +103,7 @@ class SessionImport {
  private:
   SessionImport(PagePool* pool, const KvLayout& layout, const store::ChainScope& scope);
   absl::Status CheckKeys(const store::Manifest& manifest);
+  void UploadBlocks();
 
   PagePool* const pool_;
   const KvLayout layout_;
@@ -113,6 +115,8 @@ class SessionImport {
   int64_t n_pages_ = 0;           // a layer
   int64_t window_rows_ = 0;       // of the stored window
   std::vector<uint8_t*> blocks_;  // [n_pages]
+  // Where pages are received if the pool is not memory of the host; [n_pages, page_block_bytes].
+  std::vector<uint8_t> staging_;
   uint8_t* window_block_ = nullptr;
   std::vector<std::vector<uint8_t>> window_payloads_;
   std::vector<PageError> errors_;  // [n_pages, n_layers]

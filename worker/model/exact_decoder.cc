@@ -70,7 +70,8 @@ absl::StatusOr<std::vector<float>> ExactDecoder::Append(std::span<const int32_t>
          .allow_bf16 = false,
          .out = MutableTensorView(attention.data(), {n, config.n_heads, config.head_dim})},
         stream_);
-    transformer_.AttentionOutputs(layer, attention.data(), n, hidden.data(), scratch_);
+    transformer_.AttentionOutputs(layer, TensorView(attention.data(), {n, config.q_dim()}),
+                                  hidden.data(), scratch_);
   }
   n_tokens_ = n_keys;
   std::vector<float> logits(n_logits * config.vocab_size);

@@ -4,20 +4,32 @@
 
 #include "kernels/api/elementwise.h"
 #include "proto/base/check.h"
+#include "proto/base/status.h"
 
 namespace lexico::worker {
 namespace {
 
+using kernels::DType;
 using kernels::MutableTensorView;
 using kernels::TensorView;
 
-// Working memory only ever grows.
-float* Reserve(std::vector<float>& buffer, int64_t n) {
-  if (buffer.size() < static_cast<size_t>(n)) buffer.resize(n);
-  return buffer.data();
+}  // namespace
+
+absl::Status Transformer::Scratch::Reserve(const Transformer& transformer) {
+  const ModelConfig& config = transformer.config();
+  const int64_t rows = transformer.row_block();
+  const int64_t wide = std::max<int64_t>(config.q_dim() + 2 * config.kv_dim(), 2 * config.ffn_dim);
+  const kernels::Stream& stream = transformer.stream_;
+  LEXICO_RETURN_IF_ERROR(norm_.Reserve(rows * config.hidden_dim * sizeof(float), stream));
+  LEXICO_RETURN_IF_ERROR(wide_.Reserve(rows * wide * sizeof(float), stream));
+  return narrow_.Reserve(rows * config.ffn_dim * sizeof(float), stream);
 }
 
-}  // namespace
+// n elements of `dtype`; the buffers are measured in F32, which no type exceeds.
+static MutableTensorView Rows(kernels::GrowingBuffer& buffer, DType dtype, int64_t n_rows,
+                              int64_t width, const kernels::Stream& stream) {
+  return {buffer.Get<float>(n_rows * width, stream), dtype, {n_rows, width}};
+}
 
 void Transformer::Embed(std::span<const int32_t> ids, float* hidden) const {
   const auto n = static_cast<int64_t>(ids.size());
@@ -34,24 +46,24 @@ void Transformer::AttentionInputs(int layer, const float* hidden, int64_t n,
   const int64_t q_dim = config_.q_dim();
   const int64_t kv_dim = config_.kv_dim();
   const int64_t qkv_dim = q_dim + 2 * kv_dim;
-  for (int64_t begin = 0; begin < n; begin += kRowBlock) {
-    const int64_t rows = std::min(kRowBlock, n - begin);
-    float* x = Reserve(scratch.norm_, rows * hidden_dim);
-    float* qkv = Reserve(scratch.wide_, rows * qkv_dim);
+  const int head_dim = config_.head_dim;
+  for (int64_t begin = 0; begin < n; begin += row_block()) {
+    const int64_t rows = std::min(row_block(), n - begin);
+    const MutableTensorView x =
+        Rows(scratch.norm_, weights.qkv->input_type(), rows, hidden_dim, stream_);
+    const MutableTensorView qkv = Rows(scratch.wide_, DType::kF32, rows, qkv_dim, stream_);
     kernels::RmsNorm(TensorView(hidden + begin * hidden_dim, {rows, hidden_dim}),
-                     TensorView(weights.attention_norm.data(), {hidden_dim}),
-                     config_.rms_norm_epsilon, MutableTensorView(x, {rows, hidden_dim}), stream_);
-    kernels::MatMul(TensorView(x, {rows, hidden_dim}), *weights.qkv,
-                    MutableTensorView(qkv, {rows, qkv_dim}), /*accumulate=*/false, stream_);
-    const int head_dim = config_.head_dim;
+                     TensorView(weights.attention_norm.as<const float>(), {hidden_dim}),
+                     config_.rms_norm_epsilon, x, stream_);
+    kernels::MatMul(x, *weights.qkv, qkv, /*accumulate=*/false, stream_);
     kernels::RotateAndSplit(
-        {.qkv = TensorView(qkv, {rows, qkv_dim}),
-         .bias = weights.qkv_bias.empty() ? nullptr : weights.qkv_bias.data(),
+        {.qkv = qkv,
+         .bias = weights.qkv_bias.as<const float>(),
          .n_heads = config_.n_heads,
          .n_kv_heads = config_.n_kv_heads,
          .head_dim = head_dim,
          .positions = positions + begin,
-         .inv_frequency = inv_frequency_.data(),
+         .inv_frequency = inv_frequency_.as<const double>(),
          .q = MutableTensorView(q + begin * q_dim, {rows, config_.n_heads, head_dim}),
          .k = MutableTensorView(k + begin * kv_dim, {rows, config_.n_kv_heads, head_dim}),
          .v = MutableTensorView(v + begin * kv_dim, {rows, config_.n_kv_heads, head_dim})},
@@ -59,26 +71,30 @@ void Transformer::AttentionInputs(int layer, const float* hidden, int64_t n,
   }
 }
 
-void Transformer::AttentionOutputs(int layer, const float* attention, int64_t n, float* hidden,
+void Transformer::AttentionOutputs(int layer, TensorView attention, float* hidden,
                                    Scratch& scratch) const {
   LEXICO_CHECK_GE(layer, 0);
   LEXICO_CHECK_LT(layer, config_.n_layers);
+  LEXICO_CHECK_EQ(attention.dim(1), config_.q_dim());
   const Layer& weights = layers_[layer];
   const int64_t hidden_dim = config_.hidden_dim;
   const int64_t ffn_dim = config_.ffn_dim;
-  const int64_t q_dim = config_.q_dim();
-  for (int64_t begin = 0; begin < n; begin += kRowBlock) {
-    const int64_t rows = std::min(kRowBlock, n - begin);
+  const int64_t n = attention.dim(0);
+  const size_t row_bytes = config_.q_dim() * kernels::DTypeBytes(attention.dtype);
+  for (int64_t begin = 0; begin < n; begin += row_block()) {
+    const int64_t rows = std::min(row_block(), n - begin);
     const MutableTensorView h(hidden + begin * hidden_dim, {rows, hidden_dim});
-    kernels::MatMul(TensorView(attention + begin * q_dim, {rows, q_dim}), *weights.output, h,
-                    /*accumulate=*/true, stream_);
+    const TensorView input(static_cast<const char*>(attention.data) + begin * row_bytes,
+                           attention.dtype, {rows, config_.q_dim()});
+    kernels::MatMul(input, *weights.output, h, /*accumulate=*/true, stream_);
 
-    const MutableTensorView x(Reserve(scratch.norm_, rows * hidden_dim), {rows, hidden_dim});
-    const MutableTensorView gate_up(Reserve(scratch.wide_, rows * 2 * ffn_dim),
-                                    {rows, 2 * ffn_dim});
-    const MutableTensorView y(Reserve(scratch.narrow_, rows * ffn_dim), {rows, ffn_dim});
-    kernels::RmsNorm(h, TensorView(weights.mlp_norm.data(), {hidden_dim}), config_.rms_norm_epsilon,
-                     x, stream_);
+    const MutableTensorView x =
+        Rows(scratch.norm_, weights.gate_up->input_type(), rows, hidden_dim, stream_);
+    const MutableTensorView gate_up = Rows(scratch.wide_, DType::kF32, rows, 2 * ffn_dim, stream_);
+    const MutableTensorView y =
+        Rows(scratch.narrow_, weights.down->input_type(), rows, ffn_dim, stream_);
+    kernels::RmsNorm(h, TensorView(weights.mlp_norm.as<const float>(), {hidden_dim}),
+                     config_.rms_norm_epsilon, x, stream_);
     kernels::MatMul(x, *weights.gate_up, gate_up, /*accumulate=*/false, stream_);
     kernels::SwiGlu(gate_up, y, stream_);
     kernels::MatMul(y, *weights.down, h, /*accumulate=*/true, stream_);
@@ -88,12 +104,13 @@ void Transformer::AttentionOutputs(int layer, const float* attention, int64_t n,
 void Transformer::Logits(const float* hidden, int64_t n, float* logits, Scratch& scratch) const {
   const int64_t hidden_dim = config_.hidden_dim;
   const int64_t vocab_size = config_.vocab_size;
-  for (int64_t begin = 0; begin < n; begin += kRowBlock) {
-    const int64_t rows = std::min(kRowBlock, n - begin);
-    const MutableTensorView x(Reserve(scratch.norm_, rows * hidden_dim), {rows, hidden_dim});
+  for (int64_t begin = 0; begin < n; begin += row_block()) {
+    const int64_t rows = std::min(row_block(), n - begin);
+    const MutableTensorView x =
+        Rows(scratch.norm_, lm_head_->input_type(), rows, hidden_dim, stream_);
     kernels::RmsNorm(TensorView(hidden + begin * hidden_dim, {rows, hidden_dim}),
-                     TensorView(final_norm_.data(), {hidden_dim}), config_.rms_norm_epsilon, x,
-                     stream_);
+                     TensorView(final_norm_.as<const float>(), {hidden_dim}),
+                     config_.rms_norm_epsilon, x, stream_);
     kernels::MatMul(x, *lm_head_,
                     MutableTensorView(logits + begin * vocab_size, {rows, vocab_size}),
                     /*accumulate=*/false, stream_);

@@ -11,7 +11,8 @@
 //   Logits            rms_norm(hidden) W_lm_head^T
 //
 // Rows are independent: row i of every output depends on row i of the inputs only (the kernels'
-// summation order may depend on how many rows go together). Activations are F32.
+// summation order may depend on how many rows go together). Activations between the calls are F32.
+// Weights, and all arrays of the calls below, lie in the memory of the stream.
 //
 // Immutable after Load. Const methods may run on several threads at once, each with its own
 // Scratch, though each already uses all threads of the stream.
@@ -24,6 +25,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "kernels/api/device_buffer.h"
+#include "kernels/api/growing_buffer.h"
 #include "kernels/api/matmul.h"
 #include "kernels/api/stream.h"
 #include "proto/base/hash.h"
@@ -34,26 +37,26 @@ namespace lexico::worker {
 
 class Transformer {
  public:
-  // Working memory of the calls below: grows to the largest batch seen and is reused, so a steady
-  // engine does not allocate. At most kRowBlock rows of a layer's widest intermediates, whatever n
-  // is. One thread at a time.
+  // Working memory of the calls below: at most row_block() rows of a layer's widest intermediates,
+  // whatever n is. On a CPU it grows to the largest batch seen and is reused; on a device Reserve
+  // takes it at start. One thread at a time.
   class Scratch {
    public:
-    size_t bytes() const {
-      return (norm_.capacity() + wide_.capacity() + narrow_.capacity()) * sizeof(float);
-    }
+    absl::Status Reserve(const Transformer& transformer);
+    size_t bytes() const { return norm_.bytes() + wide_.bytes() + narrow_.bytes(); }
 
    private:
     friend class Transformer;
-    std::vector<float> norm_;    // [rows, hidden_dim]
-    std::vector<float> wide_;    // [rows, q_dim + 2 kv_dim] or [rows, 2 ffn_dim]
-    std::vector<float> narrow_;  // [rows, ffn_dim]
+    kernels::GrowingBuffer norm_;    // [rows, hidden_dim]
+    kernels::GrowingBuffer wide_;    // [rows, q_dim + 2 kv_dim] or [rows, 2 ffn_dim] F32
+    kernels::GrowingBuffer narrow_;  // [rows, ffn_dim]
   };
 
-  // Rows that pass through a half layer together: the widest intermediate of 256 rows of the
+  // Rows that pass through a half layer together. On a CPU 256: the widest intermediate of the
   // embedded model, [256, 2 * 1024] F32, is 2 MiB and stays in the last-level cache, while packed
-  // weights are read once for 256 rows.
-  static constexpr int64_t kRowBlock = 256;
+  // weights are read once for 256 rows. On a GPU 2,048: enough to keep all multiprocessors busy
+  // with the smallest matrix of an 8B model.
+  int64_t row_block() const { return stream_.kind() == kernels::DeviceKind::kCpu ? 256 : 2048; }
 
   // Reads config.json and the weights, checks that every tensor the architecture has is there with
   // its shape and a floating-point type and that there is no other, packs the matrices for the
@@ -66,7 +69,7 @@ class Transformer {
   // bytes of all weights; equal on every machine, however the files are sharded. Names what keys
   // and values were computed with.
   const base::Fingerprint& fingerprint() const { return fingerprint_; }
-  // Memory held for weights: packed matrices, norms, and the mapped embedding table.
+  // Memory held for weights: packed matrices, norms, and the embedding table (mapped on a CPU).
   size_t weight_bytes() const { return weight_bytes_; }
 
   // hidden [n, hidden_dim], overwritten, n = ids.size(). REQUIRES: 0 <= id < vocab_size.
@@ -77,18 +80,22 @@ class Transformer {
   void AttentionInputs(int layer, const float* hidden, int64_t n, const int32_t* positions,
                        float* q, float* k, float* v, Scratch& scratch) const;
 
-  // attention [n, n_heads, head_dim]; hidden [n, hidden_dim] is updated in place.
-  void AttentionOutputs(int layer, const float* attention, int64_t n, float* hidden,
+  // attention [n, n_heads * head_dim], F32 or activation_type(); hidden [n, hidden_dim] is updated
+  // in place.
+  void AttentionOutputs(int layer, kernels::TensorView attention, float* hidden,
                         Scratch& scratch) const;
+  // What the matrix products read without a copy: F32 on a CPU, the type of the weights on a
+  // device.
+  kernels::DType activation_type() const { return lm_head_->input_type(); }
 
   // hidden [n, hidden_dim], unchanged; logits [n, vocab_size], overwritten.
   void Logits(const float* hidden, int64_t n, float* logits, Scratch& scratch) const;
 
  private:
   struct Layer {
-    std::vector<float> attention_norm;  // [hidden_dim]
-    std::vector<float> mlp_norm;        // [hidden_dim]
-    std::vector<float> qkv_bias;        // [q_dim + 2 kv_dim], or empty
+    kernels::DeviceBuffer attention_norm;  // [hidden_dim] F32
+    kernels::DeviceBuffer mlp_norm;        // [hidden_dim] F32
+    kernels::DeviceBuffer qkv_bias;        // [q_dim + 2 kv_dim] F32, or empty
     std::shared_ptr<const kernels::PreparedMatrix> qkv;
     std::shared_ptr<const kernels::PreparedMatrix> output;
     std::shared_ptr<const kernels::PreparedMatrix> gate_up;
@@ -100,14 +107,19 @@ class Transformer {
   absl::Status LoadLayer(int index, Layer* layer);
   absl::Status LoadHead();
   absl::StatusOr<std::vector<float>> LoadVector(const std::string& name, int64_t size) const;
+  absl::StatusOr<kernels::DeviceBuffer> LoadNorm(const std::string& name);
+  // A copy in the stream's memory; counts as weights.
+  absl::StatusOr<kernels::DeviceBuffer> Place(const void* data, size_t bytes);
+  absl::Status PlaceEmbedding();
 
   kernels::Stream stream_;
   ModelConfig config_;
   ModelWeights weights_;  // keeps the embedding table mapped
   kernels::TensorView embedding_;
-  std::vector<double> inv_frequency_;
+  kernels::DeviceBuffer device_embedding_;  // what embedding_ views, on a device
+  kernels::DeviceBuffer inv_frequency_;     // [head_dim / 2] F64
   std::vector<Layer> layers_;
-  std::vector<float> final_norm_;
+  kernels::DeviceBuffer final_norm_;  // [hidden_dim] F32
   std::shared_ptr<const kernels::PreparedMatrix> lm_head_;
   base::Fingerprint fingerprint_;
   size_t weight_bytes_ = 0;

@@ -101,15 +101,16 @@ absl::Status Transformer::LoadWeights(const std::string& model_dir) {
   LEXICO_RETURN_IF_ERROR(CheckNames(config_, weights_, model_dir));
   LEXICO_ASSIGN_OR_RETURN(embedding_,
                           weights_.Find(kEmbedding, {config_.vocab_size, config_.hidden_dim}));
-  weight_bytes_ = embedding_.size_bytes();
-  LEXICO_ASSIGN_OR_RETURN(final_norm_, LoadVector(kFinalNorm, config_.hidden_dim));
-  weight_bytes_ += final_norm_.size() * sizeof(float);
+  LEXICO_ASSIGN_OR_RETURN(final_norm_, LoadNorm(kFinalNorm));
   layers_.resize(config_.n_layers);
   for (int layer = 0; layer < config_.n_layers; ++layer) {
     LEXICO_RETURN_IF_ERROR(LoadLayer(layer, &layers_[layer]));
   }
   LEXICO_RETURN_IF_ERROR(LoadHead());
-  inv_frequency_ = RopeInverseFrequencies(config_);
+  LEXICO_RETURN_IF_ERROR(PlaceEmbedding());
+  const std::vector<double> frequencies = RopeInverseFrequencies(config_);
+  LEXICO_ASSIGN_OR_RETURN(inv_frequency_,
+                          Place(frequencies.data(), frequencies.size() * sizeof(double)));
   fingerprint_ = FingerprintOf(config_, weights_.ComputeFingerprint(stream_.threads()));
   return absl::OkStatus();
 }
@@ -139,23 +140,22 @@ absl::Status Transformer::LoadLayer(int index, Layer* layer) {
   LEXICO_ASSIGN_OR_RETURN(layer->down, kernels::PrepareMatrix({down}, stream_));
 
   LEXICO_ASSIGN_OR_RETURN(layer->attention_norm,
-                          LoadVector(LayerName(index, "input_layernorm.weight"), hidden));
+                          LoadNorm(LayerName(index, "input_layernorm.weight")));
   LEXICO_ASSIGN_OR_RETURN(layer->mlp_norm,
-                          LoadVector(LayerName(index, "post_attention_layernorm.weight"), hidden));
+                          LoadNorm(LayerName(index, "post_attention_layernorm.weight")));
   if (config_.qkv_bias) {
+    std::vector<float> stacked;
     for (const char* part : {"q", "k", "v"}) {
       LEXICO_ASSIGN_OR_RETURN(
           const std::vector<float> bias,
           LoadVector(LayerName(index, fmt::format("self_attn.{}_proj.bias", part)),
                      *part == 'q' ? config_.q_dim() : config_.kv_dim()));
-      layer->qkv_bias.insert(layer->qkv_bias.end(), bias.begin(), bias.end());
+      stacked.insert(stacked.end(), bias.begin(), bias.end());
     }
+    LEXICO_ASSIGN_OR_RETURN(layer->qkv_bias, Place(stacked.data(), stacked.size() * sizeof(float)));
   }
   weight_bytes_ +=
       layer->qkv->bytes() + layer->output->bytes() + layer->gate_up->bytes() + layer->down->bytes();
-  weight_bytes_ +=
-      (layer->attention_norm.size() + layer->mlp_norm.size() + layer->qkv_bias.size()) *
-      sizeof(float);
   return absl::OkStatus();
 }
 
@@ -182,8 +182,32 @@ absl::StatusOr<std::vector<float>> Transformer::LoadVector(const std::string& na
                                                            int64_t size) const {
   LEXICO_ASSIGN_OR_RETURN(const TensorView stored, weights_.Find(name, {size}));
   std::vector<float> values(size);
-  kernels::Convert(stored, MutableTensorView(values.data(), {size}), stream_);
+  kernels::Convert(stored, MutableTensorView(values.data(), {size}), kernels::Stream::Cpu(1));
   return values;
+}
+
+absl::StatusOr<kernels::DeviceBuffer> Transformer::LoadNorm(const std::string& name) {
+  LEXICO_ASSIGN_OR_RETURN(const std::vector<float> values, LoadVector(name, config_.hidden_dim));
+  return Place(values.data(), values.size() * sizeof(float));
+}
+
+absl::StatusOr<kernels::DeviceBuffer> Transformer::Place(const void* data, size_t bytes) {
+  LEXICO_ASSIGN_OR_RETURN(kernels::DeviceBuffer buffer,
+                          kernels::DeviceBuffer::Allocate(bytes, stream_));
+  buffer.CopyFrom(data, bytes);
+  weight_bytes_ += bytes;
+  return buffer;
+}
+
+// A CPU reads the table where the file is mapped.
+absl::Status Transformer::PlaceEmbedding() {
+  if (stream_.kind() == kernels::DeviceKind::kCpu) {
+    weight_bytes_ += embedding_.size_bytes();
+    return absl::OkStatus();
+  }
+  LEXICO_ASSIGN_OR_RETURN(device_embedding_, Place(embedding_.data, embedding_.size_bytes()));
+  embedding_.data = device_embedding_.as<void>();
+  return absl::OkStatus();
 }
 
 }  // namespace lexico::worker
