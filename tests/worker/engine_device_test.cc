@@ -135,11 +135,11 @@ TEST_P(EngineDeviceTest, SequencesOfOneStepDoNotDisturbEachOther) {
 INSTANTIATE_TEST_SUITE_P(
     Models, EngineDeviceTest,
     // Where a rounding decides which atom is picked, a code differs as a whole: with a random
-    // dictionary of 64 atoms and a cache of BF16 that happens often, hence its wide bound.
+    // dictionary of 64 atoms that happens, and with a cache of BF16 often, hence the wide bounds.
     testing::Values(DeviceCase{"DenseF32", "dense", "float32", 1e-3f},
                     DeviceCase{"DenseF16", "dense", "float16", 0.05f},
                     DeviceCase{"DenseBf16", "dense", "bfloat16", 0.25f},
-                    DeviceCase{"CodesF32", "paper-s8", "float32", 0.05f},
+                    DeviceCase{"CodesF32", "paper-s8", "float32", 0.3f},
                     DeviceCase{"CodesBf16", "paper-s8", "bfloat16", 1.0f}),
     [](const auto& parameter) { return std::string(parameter.param.name); });
 
