@@ -2,7 +2,9 @@
 
 #include <filesystem>
 #include <fstream>
+#include <utility>
 
+#include "kernels/api/stream.h"
 #include "proto/base/options.h"
 #include "proto/base/status.h"
 
@@ -76,6 +78,22 @@ void AddFlags(CLI::App& app, WorkerOptions* options, Sizes* sizes) {
                 --address 0.0.0.0:50052 --advertise_address 10.0.0.7:50052 --kv_memory 8GiB)");
 }
 
+absl::Status CheckAddresses(const WorkerOptions& options) {
+  using base::AddressUse;
+  LEXICO_RETURN_IF_ERROR(base::CheckAddress("--address", options.address, AddressUse::kListen));
+  LEXICO_RETURN_IF_ERROR(
+      base::CheckAddress("--metrics_address", options.metrics_address, AddressUse::kListen));
+  const std::pair<const char*, const std::string&> peers[] = {
+      {"--advertise_address", options.advertise_address},
+      {"--coordinator", options.coordinator},
+      {"--store", options.store}};
+  for (const auto& [flag, address] : peers) {
+    if (address.empty()) continue;
+    LEXICO_RETURN_IF_ERROR(base::CheckAddress(flag, address, AddressUse::kConnect));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status ParseWorkerOptions(int argc, const char* const* argv, WorkerOptions* options) {
@@ -83,6 +101,9 @@ absl::Status ParseWorkerOptions(int argc, const char* const* argv, WorkerOptions
   Sizes sizes;
   AddFlags(app, options, &sizes);
   LEXICO_RETURN_IF_ERROR(base::ParseCommandLine(app, argc, argv));
+  LEXICO_RETURN_IF_ERROR(CheckAddresses(*options));
+  const absl::Status device = kernels::Stream::CheckName(options->device);
+  if (!device.ok()) return base::Annotate(device, "--device");
   if (!sizes.prefill_memory.empty()) {
     const absl::Status parsed =
         base::ParseByteSize(sizes.prefill_memory, &options->prefill_memory_bytes);

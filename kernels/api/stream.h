@@ -45,6 +45,8 @@ class Stream {
   // By name: "cpu", with `threads` as above; "cuda", the first GPU; or "cuda:1", with a workspace
   // for whole models. InvalidArgument for another name, with those that are.
   static absl::StatusOr<Stream> Open(const std::string& device, int threads);
+  // Whether it is such a name, without a look at the machine.
+  static absl::Status CheckName(const std::string& device);
 
   // Another stream of the same device for copies beside the ops: it has no workspace. On a CPU the
   // same stream.

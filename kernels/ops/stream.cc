@@ -3,6 +3,8 @@
 #include <omp.h>
 
 #include <charconv>
+#include <optional>
+#include <string_view>
 
 #include "kernels/cuda/open_device.h"
 
@@ -14,21 +16,33 @@ absl::StatusOr<Stream> Stream::Cuda(const CudaOptions& options) {
   return Stream(DeviceKind::kCuda, /*threads=*/1, *std::move(device));
 }
 
+namespace {
+
+// The number of a GPU, or nothing for "cpu".
+absl::StatusOr<std::optional<int>> ParseName(const std::string& device) {
+  if (device == "cpu") return std::nullopt;
+  if (device == "cuda") return 0;
+  constexpr std::string_view kCuda = "cuda:";
+  const char* const end = device.data() + device.size();
+  const bool is_cuda = device.starts_with(kCuda);
+  int ordinal = -1;
+  const auto [parsed, error] =
+      std::from_chars(device.data() + (is_cuda ? kCuda.size() : 0), end, ordinal);
+  if (is_cuda && error == std::errc() && parsed == end && ordinal >= 0) return ordinal;
+  return absl::InvalidArgumentError("device '" + device + "' is none of cpu, cuda, cuda:0, ...");
+}
+
+}  // namespace
+
+absl::Status Stream::CheckName(const std::string& device) { return ParseName(device).status(); }
+
 absl::StatusOr<Stream> Stream::Open(const std::string& device, int threads) {
   // For 32 sequences at once of attention over codes, and prompts in blocks of 2,048 rows.
   constexpr size_t kModelWorkspace = size_t{256} << 20;
-  if (device == "cpu") return Cpu(threads);
-  constexpr char kCuda[] = "cuda:";
-  const std::string name = device == "cuda" ? "cuda:0" : device;
-  CudaOptions options{.workspace_bytes = kModelWorkspace};
-  const char* const end = name.data() + name.size();
-  const bool is_cuda = name.starts_with(kCuda);
-  const char* const digits = name.data() + (is_cuda ? sizeof(kCuda) - 1 : 0);
-  const auto [parsed, error] = std::from_chars(digits, end, options.ordinal);
-  if (!is_cuda || error != std::errc() || parsed != end || options.ordinal < 0) {
-    return absl::InvalidArgumentError("device '" + device + "' is none of cpu, cuda, cuda:0, ...");
-  }
-  return Cuda(options);
+  const absl::StatusOr<std::optional<int>> ordinal = ParseName(device);
+  if (!ordinal.ok()) return ordinal.status();
+  if (!ordinal->has_value()) return Cpu(threads);
+  return Cuda({.ordinal = **ordinal, .workspace_bytes = kModelWorkspace});
 }
 
 Stream Stream::Sibling() const {
