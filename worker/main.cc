@@ -172,7 +172,9 @@ absl::Status Start(Worker& worker) {
   LEXICO_ASSIGN_OR_RETURN(const kernels::Stream stream,
                           kernels::Stream::Open(options.device, options.threads));
   LEXICO_RETURN_IF_ERROR(LoadModel(worker, stream));
-  if (options.kv_memory_bytes == 0) options.kv_memory_bytes = KvMemoryOf(*stream.device());
+  if (options.kv_memory_bytes == 0 && stream.device() != nullptr) {
+    options.kv_memory_bytes = KvMemoryOf(*stream.device());
+  }
   LEXICO_RETURN_IF_ERROR(MakeEngine(worker, stream));
   ServiceContext& context = worker.context;
   context.model = DescribeModel(worker);

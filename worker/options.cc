@@ -112,6 +112,10 @@ absl::Status ParseWorkerOptions(int argc, const char* const* argv, WorkerOptions
   if (!sizes.kv_memory.empty()) {
     const absl::Status parsed = base::ParseByteSize(sizes.kv_memory, &options->kv_memory_bytes);
     if (!parsed.ok()) return base::Annotate(parsed, "--kv_memory");
+    // 0 stands for what is not said.
+    if (options->kv_memory_bytes == 0) {
+      return absl::InvalidArgumentError("--kv_memory: 0 has no room for a page; as in 4GiB");
+    }
   } else if (options->device == "cpu") {
     const size_t available = AvailableBytes();
     options->kv_memory_bytes = available > 0 ? available / 2 : kKvMemoryWithoutMeminfo;

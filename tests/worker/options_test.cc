@@ -39,6 +39,7 @@ TEST(WorkerOptionsTest, WrongValuesAreNamedWithTheirFlag) {
   } cases[] = {{{"--device", "gpu"}, "--device: device 'gpu' is none of cpu, cuda"},
                {{"--device", "cuda:x"}, "--device"},
                {{"--kv_memory", "3x"}, "--kv_memory: '3x'"},
+               {{"--kv_memory", "0"}, "--kv_memory: 0 has no room"},
                {{"--prefill_memory", "-1"}, "--prefill_memory"},
                {{"--address", "127.0.0.1:65536"}, "--address"},
                {{"--metrics_address", "nowhere"}, "--metrics_address"},
