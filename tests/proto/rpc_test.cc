@@ -11,6 +11,7 @@
 #include "proto/rpc/status_map.h"
 #include "proto/rpc/tls.h"
 #include "tests/support/status_matchers.h"
+#include "tests/support/tcp_relay.h"
 #include "tests/support/temp_dir.h"
 
 namespace lexico::rpc {
@@ -84,6 +85,21 @@ TEST_F(ServerTest, DetailsTravelThroughACall) {
   EXPECT_THAT(status, StatusIs(kResourceExhausted, "full"));
   EXPECT_EQ(ReasonOf(status), "queue_full");
   EXPECT_EQ(RetryAfterOf(status), absl::Milliseconds(250));
+}
+
+// A busy machine or a far one: the first bytes of a connection take longer than a retry waits.
+TEST_F(ServerTest, APeerThatIsSlowToConnectIsWaitedFor) {
+  Start();
+  admin_.go.Notify();
+  tests::TcpRelay relay(server_->port());
+  relay.Hold(true);
+  std::thread later([&] {
+    absl::SleepFor(absl::Milliseconds(700));
+    relay.Hold(false);
+  });
+  const auto channel = MakeChannel("127.0.0.1:" + std::to_string(relay.port()));
+  EXPECT_THAT(Call(*channel), StatusIs(kResourceExhausted, "full"));
+  later.join();
 }
 
 TEST_F(ServerTest, HealthFollowsServing) {

@@ -12,7 +12,9 @@
 #include <sanitizer/tsan_interface.h>
 
 #include <cstdlib>
+#include <mutex>
 
+#include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 
@@ -53,6 +55,15 @@ class Ignored {
 
 namespace absl {
 ABSL_NAMESPACE_BEGIN
+
+// Counts a reference of a shared status down, and deletes it with the last: one thread at a time,
+// so that each is seen to come behind those before it.
+void Status::UnrefNonInlined(uintptr_t rep) {
+  LEXICO_NEXT("6Status15UnrefNonInlinedEm", void, uintptr_t);
+  static auto& mutex = *new std::mutex;
+  const std::lock_guard<std::mutex> lock(mutex);
+  next(rep);
+}
 
 void Mutex::Lock() {
   LEXICO_NEXT("5Mutex4LockEv", void, Mutex*);
