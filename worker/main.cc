@@ -74,9 +74,6 @@ absl::Status LoadModel(Worker& worker, const kernels::Stream& stream) {
   return absl::OkStatus();
 }
 
-// What weights and dictionaries have left, less the memory of prompts and steps.
-size_t KvMemoryOf(const kernels::Device& device) { return device.FreeBytes() / 10 * 7; }
-
 absl::Status MakeEngine(Worker& worker, const kernels::Stream& stream) {
   const WorkerOptions& options = worker.options;
   EngineOptions engine;
@@ -92,8 +89,11 @@ absl::Status MakeEngine(Worker& worker, const kernels::Stream& stream) {
                                  .tls = options.tls,
                                  .stall_timeout = absl::Seconds(options.store_stall_timeout_s)},
             worker.metrics.get()));
+    // 0: what is left on the device, of which the engine takes nearly all.
+    const size_t kv_bytes =
+        options.kv_memory_bytes > 0 ? options.kv_memory_bytes : stream.device()->FreeBytes();
     worker.writer = std::make_unique<PageWriter>(worker.store_client.get(), worker.metrics.get(),
-                                                 options.kv_memory_bytes / kWriterShare);
+                                                 kv_bytes / kWriterShare);
     engine.page_sink = [writer = worker.writer.get()](const std::string& session_id,
                                                       std::vector<PageExport> pages) {
       writer->Push(session_id, std::move(pages));
@@ -172,9 +172,6 @@ absl::Status Start(Worker& worker) {
   LEXICO_ASSIGN_OR_RETURN(const kernels::Stream stream,
                           kernels::Stream::Open(options.device, options.threads));
   LEXICO_RETURN_IF_ERROR(LoadModel(worker, stream));
-  if (options.kv_memory_bytes == 0 && stream.device() != nullptr) {
-    options.kv_memory_bytes = KvMemoryOf(*stream.device());
-  }
   LEXICO_RETURN_IF_ERROR(MakeEngine(worker, stream));
   ServiceContext& context = worker.context;
   context.model = DescribeModel(worker);

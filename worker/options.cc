@@ -54,7 +54,7 @@ void AddFlags(CLI::App& app, WorkerOptions* options, Sizes* sizes) {
       ->capture_default_str();
   app.add_option("--kv_memory", sizes->kv_memory,
                  "Memory for keys and values, as in 4GiB (default: half of what is free; on a GPU "
-                 "seven tenths of what weights leave)");
+                 "all that weights, prompts and steps leave)");
   app.add_option("--prefill_memory", sizes->prefill_memory,
                  "Of a GPU: memory for prompts that are being read (default: what the longest "
                  "prompt of the model needs)");

@@ -13,6 +13,7 @@
 #include "kernels/cuda/rows.h"
 #include "kernels/cuda/shift_down.h"
 #include "kernels/cuda/sparse_attention.h"
+#include "kernels/cuda/top_logits.h"
 #include "proto/base/check.h"
 
 namespace lexico::kernels::cuda {
@@ -88,6 +89,7 @@ void PrefillAttention(const PrefillAttentionArgs& args, const Stream& stream) {
 void Reconstruct(const ReconstructArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
 
 void ShiftDown(const ShiftDownArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
+void TopLogits(const TopLogitsArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
 
 void SparseAttention(const SparseAttentionArgs& args, const Stream& stream) {
   LEXICO_UNREACHABLE();

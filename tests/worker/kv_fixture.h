@@ -10,6 +10,7 @@
 
 #include "kernels/api/dictionary.h"
 #include "kernels/api/rows.h"
+#include "worker/kv/code_ahead.h"
 #include "worker/kv/session_kv.h"
 
 namespace lexico::worker {
@@ -67,6 +68,22 @@ class KvTest : public testing::Test {
                        stream_);
     return non_finite;
   }
+  // Codes what is due of one session, at the next step. How many vectors.
+  absl::StatusOr<int64_t> CodeOne(SessionKv& kv) {
+    SessionKv* const session = &kv;
+    CodedAhead coded = CodeAhead({&session, 1}, step_++, dictionaries_, 8, stream_, scratch_);
+    if (!coded.statuses[0].ok()) return coded.statuses[0];
+    return coded.n_vectors;
+  }
+  // One token, whose keys and values are `row` in every layer.
+  void AddRow(SessionKv& kv, const std::vector<float>& row) {
+    const int32_t id = 1;
+    kv.AddPending({&id, 1});
+    ASSERT_TRUE(kv.ReserveRow().ok());
+    for (int layer = 0; layer < kLayers; ++layer) WriteRow(kv, layer, row, row);
+    kv.CommitRow();
+  }
+  void AddRow(SessionKv& kv) { AddRow(kv, RandomRows(1)); }
   // Decodes `n` tokens with random rows.
   void Decode(SessionKv& kv, int n) {
     for (int i = 0; i < n; ++i) {
@@ -79,7 +96,7 @@ class KvTest : public testing::Test {
         ASSERT_EQ(WriteRow(kv, layer, k, v), 0);
       }
       kv.CommitRow();
-      ASSERT_TRUE(kv.CodeAhead(dictionaries_, stream_, scratch_).ok());
+      ASSERT_TRUE(CodeOne(kv).ok());
     }
   }
 
@@ -103,6 +120,7 @@ class KvTest : public testing::Test {
   std::unique_ptr<PagePool> pool_;
   std::vector<LayerDictionaries> dictionaries_;
   CoderScratch scratch_;
+  int64_t step_ = 0;  // of CodeOne
 };
 
 }  // namespace lexico::worker

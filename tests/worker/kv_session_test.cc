@@ -106,7 +106,7 @@ TEST_F(SessionKvTest, CodingIsSpreadOverTheStepsBeforeASealing) {
     const std::vector<float> row = RandomRows(1);
     for (int layer = 0; layer < kLayers; ++layer) WriteRow(*kv, layer, row, row);
     kv->CommitRow();
-    const auto n = kv->CodeAhead(dictionaries_, stream_, scratch_);
+    const auto n = CodeOne(*kv);
     ASSERT_TRUE(n.ok());
     most = std::max(most, *n);
     layers_coded += static_cast<int>(*n / (2 * 32 * kHeads));
@@ -114,6 +114,85 @@ TEST_F(SessionKvTest, CodingIsSpreadOverTheStepsBeforeASealing) {
   EXPECT_EQ(layers_coded, kLayers);
   EXPECT_EQ(most, 2 * 32 * kHeads);  // never two layers in one step
   EXPECT_EQ(kv->n_pages(), 1);
+}
+
+TEST_F(SessionKvTest, SessionsThatFillAtDifferentTimesCodeTheSameLayers) {
+  auto one = Open(Layout("paper-s4"));
+  auto other = Open(Layout("paper-s4"));
+  Decode(*one, 129);
+  Decode(*other, 145);
+  // `one` has just begun; `other` has coded all of its three layers long ago.
+  EXPECT_EQ(one->LayersDue(7), std::vector<int>{7 % kLayers});
+  EXPECT_TRUE(other->LayersDue(7).empty());
+  auto third = Open(Layout("paper-s4"));
+  Decode(*third, 128);
+  AddRow(*third);
+  for (int64_t step = 0; step < 2 * kLayers; ++step) {
+    const auto layer = static_cast<int>(step % kLayers);
+    EXPECT_EQ(third->LayersDue(step), std::vector<int>{layer});
+  }
+}
+
+TEST_F(SessionKvTest, WhatIsCodedTogetherIsCodedToTheSameBits) {
+  // Twins: the first of each pair is coded beside others, the second alone.
+  std::vector<std::unique_ptr<SessionKv>> together;
+  std::vector<std::unique_ptr<SessionKv>> alone;
+  const char* const profiles[] = {"paper-s4", "paper-s4", "dense", "paper-s2", "paper-s4"};
+  for (int i = 0; i < 5; ++i) {
+    together.push_back(Open(Layout(profiles[i])));
+    Decode(*together.back(), 120 + 3 * i);
+    alone.push_back(*together.back()->Fork());
+  }
+  for (int64_t step = 0; step < 60; ++step) {
+    std::vector<SessionKv*> batch;
+    for (int i = 0; i < 5; ++i) {
+      const std::vector<float> row = RandomRows(1);
+      AddRow(*together[i], row);
+      AddRow(*alone[i], row);
+      ASSERT_TRUE(CodeOne(*alone[i]).ok());
+      batch.push_back(together[i].get());
+    }
+    const CodedAhead coded = CodeAhead(batch, step, dictionaries_, 2, stream_, scratch_);
+    for (const absl::Status& status : coded.statuses) ASSERT_TRUE(status.ok()) << status;
+  }
+  for (int i = 0; i < 5; ++i) {
+    ASSERT_EQ(together[i]->n_pages(), alone[i]->n_pages());
+    ASSERT_GT(together[i]->n_pages(), 0);
+    for (int layer = 0; layer < kLayers; ++layer) {
+      EXPECT_EQ(PageBytes(*together[i], layer, 0), PageBytes(*alone[i], layer, 0));
+      EXPECT_EQ(together[i]->page_error(0, layer).k, alone[i]->page_error(0, layer).k);
+    }
+  }
+}
+
+TEST_F(SessionKvTest, ASessionThatMissedStepsHasAllLayersWhenItsWindowIsFull) {
+  auto kv = Open(Layout("paper-s4"));
+  Decode(*kv, 128);
+  // It decodes at every third of the steps only, so that always the same layer is on.
+  for (int i = 0; i < 32; ++i) {
+    AddRow(*kv);
+    step_ += kLayers - 1;
+    ASSERT_TRUE(CodeOne(*kv).ok());
+  }
+  EXPECT_EQ(kv->n_pages(), 1);
+  EXPECT_GT(kv->page_error(0, 0).k, 0);
+}
+
+TEST_F(SessionKvTest, ARowThatIsNoNumberFailsItsOwnSessionOnly) {
+  auto good = Open(Layout("paper-s4"));
+  auto bad = Open(Layout("paper-s4"));
+  Decode(*good, 128);
+  Decode(*bad, 128);
+  AddRow(*good);
+  AddRow(*bad);
+  for (int layer = 0; layer < kLayers; ++layer) {
+    std::memset(bad->window_row(layer, false, 0), 0xff, 2 * kRowDim);
+  }
+  SessionKv* const sessions[] = {bad.get(), good.get()};
+  const CodedAhead coded = CodeAhead(sessions, 0, dictionaries_, 8, stream_, scratch_);
+  EXPECT_TRUE(absl::IsInternal(coded.statuses[0])) << coded.statuses[0];
+  EXPECT_TRUE(coded.statuses[1].ok()) << coded.statuses[1];
+  EXPECT_EQ(coded.n_vectors, 2 * 32 * kHeads);
 }
 
 TEST_F(SessionKvTest, AForkSharesPagesAndGoesItsOwnWay) {

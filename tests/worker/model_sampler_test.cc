@@ -4,8 +4,10 @@
 
 #include <cmath>
 #include <limits>
+#include <random>
 #include <set>
 
+#include "kernels/api/top_logits.h"
 #include "tests/support/status_matchers.h"
 #include "worker/model/sampler.h"
 
@@ -209,6 +211,106 @@ TEST_F(SamplerTest, NotANumberIsInternalForEveryMode) {
 
 TEST_F(SamplerTest, MinusInfinityIsNeverDrawn) {
   EXPECT_EQ(Support({.temperature = 100}, {-kInf, 0, -kInf, 0}), (std::set<int32_t>{1, 3}));
+}
+
+// SampleTop chooses what Sample chooses, or says that it cannot know.
+class SampleTopTest : public testing::Test {
+ protected:
+  // Few values, so that many are equal.
+  std::vector<float> RandomLogits(int n) {
+    std::vector<float> logits(n);
+    for (float& logit : logits) logit = std::round(normal_(random_) * 16) / 8;
+    return logits;
+  }
+
+  absl::StatusOr<std::optional<SampledToken>> Top(const SamplingParams& params,
+                                                  const std::vector<float>& logits,
+                                                  int64_t position) {
+    const int n_top = Sampler::TopNeeded(params);
+    const kernels::RowDraw draw = Sampler::DrawOf(params, position);
+    std::vector<float> top(n_top);
+    std::vector<int32_t> ids(n_top);
+    kernels::RowSummary summary;
+    kernels::TopLogits({.logits = logits.data(),
+                        .n_rows = 1,
+                        .n_vocab = std::ssize(logits),
+                        .n_top = n_top,
+                        .top = top.data(),
+                        .top_ids = ids.data(),
+                        .draws = &draw,
+                        .summaries = &summary},
+                       kernels::Stream::Cpu(1));
+    return sampler_.SampleTop(
+        params, {.logits = top, .ids = ids, .summary = summary, .n_vocab = std::ssize(logits)},
+        position);
+  }
+
+  // How many of 200 draws SampleTop made.
+  int ExpectTheSame(const SamplingParams& params, int n_vocab) {
+    int n_known = 0;
+    for (int64_t position = 0; position < 200; ++position) {
+      const std::vector<float> logits = RandomLogits(n_vocab);
+      const auto expected = sampler_.Sample(params, logits, {}, position);
+      const auto token = Top(params, logits, position);
+      EXPECT_THAT(expected, IsOk());
+      EXPECT_THAT(token, IsOk());
+      if (!token->has_value()) continue;
+      ++n_known;
+      EXPECT_EQ((*token)->id, expected->id) << "position " << position;
+      EXPECT_NEAR((*token)->logprob, expected->logprob, 1e-6);
+      EXPECT_EQ((*token)->top.size(), expected->top.size());
+      for (size_t i = 0; i < expected->top.size(); ++i) {
+        EXPECT_EQ((*token)->top[i].id, expected->top[i].id);
+        EXPECT_NEAR((*token)->top[i].logprob, expected->top[i].logprob, 1e-6);
+      }
+    }
+    return n_known;
+  }
+
+  std::mt19937 random_{5};
+  std::normal_distribution<float> normal_;
+  Sampler sampler_;
+};
+
+TEST_F(SampleTopTest, GreedyAndPureTemperatureNeverNeedTheRest) {
+  EXPECT_EQ(ExpectTheSame({}, 1000), 200);
+  EXPECT_EQ(ExpectTheSame({.n_logprobs = 0}, 1000), 200);
+  EXPECT_EQ(ExpectTheSame({.n_logprobs = 20}, 1000), 200);
+  EXPECT_EQ(ExpectTheSame({.temperature = 1, .seed = 3}, 1000), 200);
+  EXPECT_EQ(ExpectTheSame({.temperature = 0.3, .seed = 4, .n_logprobs = 5}, 1000), 200);
+}
+
+TEST_F(SampleTopTest, FiltersThatEndAmongTheKnownNeedNoOthers) {
+  EXPECT_GT(ExpectTheSame({.temperature = 1, .top_k = 20, .seed = 5}, 1000), 150);
+  EXPECT_GT(ExpectTheSame({.temperature = 0.1, .top_p = 0.5, .seed = 6}, 1000), 150);
+  EXPECT_GT(ExpectTheSame({.temperature = 0.2, .min_p = 0.3, .seed = 7}, 1000), 150);
+  EXPECT_GT(ExpectTheSame({.temperature = 1, .top_k = 30, .top_p = 0.8, .min_p = 0.2}, 1000), 150);
+}
+
+TEST_F(SampleTopTest, AVocabularyThatIsKnownWholeNeedsNothing) {
+  EXPECT_EQ(ExpectTheSame({.temperature = 2, .top_p = 0.95, .seed = 8}, 50), 200);
+  EXPECT_EQ(ExpectTheSame({.temperature = 2, .top_k = 60, .min_p = 0.01, .seed = 9}, 50), 200);
+  EXPECT_EQ(ExpectTheSame({.temperature = 2, .top_k = 10, .seed = 9, .n_logprobs = 20}, 10), 200);
+}
+
+TEST_F(SampleTopTest, FiltersThatLeaveOthersSaySo) {
+  EXPECT_EQ(ExpectTheSame({.temperature = 50, .top_p = 0.99}, 1000), 0);
+  EXPECT_EQ(ExpectTheSame({.temperature = 50, .min_p = 0.01}, 1000), 0);
+  EXPECT_EQ(ExpectTheSame({.temperature = 1, .top_k = 64}, 1000), 0);
+  EXPECT_EQ(ExpectTheSame({.temperature = 0, .repetition_penalty = 1.1}, 1000), 0);
+  // All equal: none of them is the last that is kept.
+  const auto token = Top({.temperature = 1, .top_k = 3}, std::vector<float>(1000, 1.0F), 0);
+  EXPECT_THAT(token, IsOk());
+  EXPECT_FALSE(token->has_value());
+}
+
+TEST_F(SampleTopTest, WhatNoTokenFollowsFromIsRefusedOrLeftToTheRow) {
+  std::vector<float> logits(100, -kInf);
+  EXPECT_THAT(Top({}, logits, 0), StatusIs(StatusCode::kInternal, "none of 100 logits"));
+  logits[70] = kNan;
+  const auto token = Top({.temperature = 1}, logits, 0);
+  EXPECT_THAT(token, IsOk());
+  EXPECT_FALSE(token->has_value());
 }
 
 TEST(SamplingParamsTest, DefaultsAndLimitsAreValid) {

@@ -9,19 +9,31 @@
 
 namespace lexico::worker {
 
-absl::Status DecodeStep::Reserve(int64_t n, int64_t n_pages) {
+size_t DecodeStep::BytesOfArrays(int64_t n, int64_t n_pages) const {
   const int64_t n_layers = context_->config().n_layers;
-  const size_t arrays = 2 * StepArrays::BytesFor<int32_t>(n) +
-                        2 * StepArrays::BytesFor<void*>(n_layers * n) +
-                        StepArrays::BytesFor<kernels::DenseRows>(n_layers * n) +
-                        // A group's table ends at a whole 256 bytes, and each may be a group.
-                        n * 256 + StepArrays::BytesFor<void*>(n_pages);
-  LEXICO_RETURN_IF_ERROR(arrays_.Reserve(arrays));
+  return 2 * StepArrays::BytesFor<int32_t>(n) + StepArrays::BytesFor<kernels::RowDraw>(n) +
+         2 * StepArrays::BytesFor<void*>(n_layers * n) +
+         StepArrays::BytesFor<kernels::DenseRows>(n_layers * n) +
+         // A group's table ends at a whole 256 bytes, and each may be a group.
+         n * 256 + StepArrays::BytesFor<void*>(n_pages);
+}
+
+size_t DecodeStep::BytesOfDevice(int64_t n, int64_t n_pages) const {
+  int64_t floats = 0;
+  CutBuffers(nullptr, n, &floats);
+  return BytesOfArrays(n, n_pages) + floats * sizeof(float);
+}
+
+absl::Status DecodeStep::Reserve(int64_t n, int64_t n_pages) {
+  LEXICO_RETURN_IF_ERROR(arrays_.Reserve(BytesOfArrays(n, n_pages)));
   int64_t floats = 0;
   CutBuffers(nullptr, n, &floats);
   LEXICO_RETURN_IF_ERROR(memory_.Reserve(floats * sizeof(float), context_->stream));
-  const size_t results = n * (context_->config().vocab_size + n_layers) * sizeof(float);
+  const size_t results = CutResults(nullptr, n, kernels::kTopLogitsMax).bytes;
   LEXICO_ASSIGN_OR_RETURN(results_, kernels::HostBuffer::Allocate(results, context_->stream));
+  LEXICO_ASSIGN_OR_RETURN(
+      row_logits_, kernels::HostBuffer::Allocate(context_->config().vocab_size * sizeof(float),
+                                                 context_->stream));
   return absl::OkStatus();
 }
 
@@ -47,7 +59,28 @@ DecodeStep::Buffers DecodeStep::CutBuffers(float* base, int64_t n, int64_t* floa
     buffers.partial_sum[part] = take(config.n_heads);
   }
   buffers.non_finite = reinterpret_cast<int32_t*>(take(config.n_layers));
+  if (context_->on_device()) {
+    buffers.top = take(kernels::kTopLogitsMax);
+    buffers.top_ids = reinterpret_cast<int32_t*>(take(kernels::kTopLogitsMax));
+    buffers.summaries =
+        reinterpret_cast<kernels::RowSummary*>(take(sizeof(kernels::RowSummary) / sizeof(float)));
+  }
   return buffers;
+}
+
+DecodeStep::Results DecodeStep::CutResults(char* base, int64_t n, int n_top) const {
+  Results results = {};
+  const auto take = [&]<typename T>(T*& array, int64_t count) {
+    array = base == nullptr ? nullptr : reinterpret_cast<T*>(base + results.bytes);
+    results.bytes += StepArrays::BytesFor<T>(count);
+  };
+  take(results.non_finite, context_->config().n_layers * n);
+  if (context_->on_device()) {
+    take(results.top, n * n_top);
+    take(results.top_ids, n * n_top);
+    take(results.summaries, n);
+  }
+  return results;
 }
 
 void DecodeStep::FindGroups(std::span<SessionKv* const> sessions) {
@@ -64,9 +97,11 @@ void DecodeStep::FindGroups(std::span<SessionKv* const> sessions) {
   }
 }
 
-void DecodeStep::SendArrays(std::span<SessionKv* const> sessions) {
+void DecodeStep::SendArrays(std::span<SessionKv* const> sessions,
+                            std::span<const kernels::RowDraw> draws) {
   const int64_t n_layers = context_->config().n_layers;
   size_t bytes = 2 * StepArrays::BytesFor<int32_t>(n_) +
+                 StepArrays::BytesFor<kernels::RowDraw>(n_) +
                  2 * StepArrays::BytesFor<void*>(n_layers * n_) +
                  StepArrays::BytesFor<kernels::DenseRows>(n_layers * n_);
   for (const Group& group : groups_) {
@@ -75,6 +110,8 @@ void DecodeStep::SendArrays(std::span<SessionKv* const> sessions) {
   arrays_.Begin(bytes);
   ids_ = arrays_.Add<int32_t>(n_);
   positions_ = arrays_.Add<int32_t>(n_);
+  draws_ = arrays_.Add<kernels::RowDraw>(n_);
+  std::ranges::copy(draws, draws_.host);
   k_rows_ = arrays_.Add<void*>(n_layers * n_);
   v_rows_ = arrays_.Add<void*>(n_layers * n_);
   windows_ = arrays_.Add<kernels::DenseRows>(n_layers * n_);
@@ -97,13 +134,16 @@ void DecodeStep::SendArrays(std::span<SessionKv* const> sessions) {
   arrays_.Upload();
 }
 
-void DecodeStep::Run(std::span<SessionKv* const> sessions) {
+void DecodeStep::Run(std::span<SessionKv* const> sessions, std::span<const kernels::RowDraw> draws,
+                     int n_top) {
+  LEXICO_CHECK_EQ(draws.size(), sessions.size());
   n_ = static_cast<int64_t>(sessions.size());
+  n_top_ = n_top;
   if (n_ == 0) return;
   const ModelConfig& config = context_->config();
   attention_time_ = absl::ZeroDuration();
   FindGroups(sessions);
-  SendArrays(sessions);
+  SendArrays(sessions, draws);
   int64_t floats = 0;
   CutBuffers(nullptr, n_, &floats);
   buffers_ = CutBuffers(memory_.Get<float>(floats, context_->stream), n_, &floats);
@@ -111,6 +151,7 @@ void DecodeStep::Run(std::span<SessionKv* const> sessions) {
   for (int layer = 0; layer < config.n_layers; ++layer) RunLayer(layer);
   context_->transformer->Logits(buffers_.hidden, n_, buffers_.logits,
                                 context_->transformer_scratch);
+  if (context_->on_device()) FindTop();
   FetchResults();
   for (int64_t i = 0; i < n_; ++i) {
     if (!non_finite_[i]) sessions[i]->CommitRow();
@@ -170,31 +211,65 @@ void DecodeStep::Attend(const Group& group, int layer) {
   kernels::MergePartials(std::span(parts).first(dense ? 1 : 2), out, context_->stream);
 }
 
+void DecodeStep::FindTop() {
+  kernels::TopLogits({.logits = buffers_.logits,
+                      .n_rows = n_,
+                      .n_vocab = context_->config().vocab_size,
+                      .n_top = n_top_,
+                      .top = buffers_.top,
+                      .top_ids = buffers_.top_ids,
+                      .draws = draws_.device,
+                      .summaries = buffers_.summaries},
+                     context_->stream);
+}
+
 void DecodeStep::FetchResults() {
   const ModelConfig& config = context_->config();
-  const size_t logits_bytes = n_ * config.vocab_size * sizeof(float);
-  const size_t flag_bytes = n_ * config.n_layers * sizeof(int32_t);
-  if (results_.bytes() < logits_bytes + flag_bytes) {
+  const kernels::Stream& stream = context_->stream;
+  const size_t bytes = CutResults(nullptr, n_, n_top_).bytes;
+  if (results_.bytes() < bytes) {
     LEXICO_CHECK(!context_->on_device());
-    auto larger = kernels::HostBuffer::Allocate(logits_bytes + flag_bytes, context_->stream);
+    auto larger = kernels::HostBuffer::Allocate(bytes, stream);
     LEXICO_CHECK(larger.ok());
     results_ = *std::move(larger);
   }
-  auto* flags = reinterpret_cast<int32_t*>(results_.as<char>() + logits_bytes);
-  context_->stream.DownloadAsync(results_.as<float>(), buffers_.logits, logits_bytes);
-  context_->stream.DownloadAsync(flags, buffers_.non_finite, flag_bytes);
-  context_->stream.Synchronize();
+  const Results results = CutResults(results_.as<char>(), n_, n_top_);
+  stream.DownloadAsync(results.non_finite, buffers_.non_finite,
+                       n_ * config.n_layers * sizeof(int32_t));
+  if (context_->on_device()) {
+    stream.DownloadAsync(results.top, buffers_.top, n_ * n_top_ * sizeof(float));
+    stream.DownloadAsync(results.top_ids, buffers_.top_ids, n_ * n_top_ * sizeof(int32_t));
+    stream.DownloadAsync(results.summaries, buffers_.summaries, n_ * sizeof(kernels::RowSummary));
+  }
+  stream.Synchronize();
   non_finite_.assign(n_, std::nullopt);
   for (int64_t at = 0; at < n_ * config.n_layers; ++at) {
     std::optional<KvKind>& bad = non_finite_[at % n_];
-    if (flags[at] == 0 || bad.has_value()) continue;
-    bad = (flags[at] & kernels::kNonFiniteKey) != 0 ? KvKind::kKey : KvKind::kValue;
+    const int32_t flags = results.non_finite[at];
+    if (flags == 0 || bad.has_value()) continue;
+    bad = (flags & kernels::kNonFiniteKey) != 0 ? KvKind::kKey : KvKind::kValue;
   }
 }
 
 std::span<const float> DecodeStep::logits(int64_t i) const {
   const int64_t n_vocab = context_->config().vocab_size;
-  return {results_.as<float>() + i * n_vocab, static_cast<size_t>(n_vocab)};
+  const float* row = buffers_.logits + i * n_vocab;
+  if (context_->on_device()) {
+    context_->stream.DownloadAsync(row_logits_.as<float>(), row, n_vocab * sizeof(float));
+    context_->stream.Synchronize();
+    row = row_logits_.as<float>();
+  }
+  return {row, static_cast<size_t>(n_vocab)};
+}
+
+TopRow DecodeStep::top(int64_t i) const {
+  LEXICO_CHECK(context_->on_device());
+  const Results results = CutResults(results_.as<char>(), n_, n_top_);
+  const auto n = static_cast<size_t>(n_top_);
+  return {.logits = {results.top + i * n_top_, n},
+          .ids = {results.top_ids + i * n_top_, n},
+          .summary = results.summaries[i],
+          .n_vocab = context_->config().vocab_size};
 }
 
 }  // namespace lexico::worker

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "proto/base/limits.h"
+#include "proto/base/options.h"
 #include "proto/base/profile.h"
 #include "proto/base/status.h"
 #include "worker/engine/engine_impl.h"
@@ -41,6 +42,23 @@ absl::Status ReserveDevice(int n_atoms, ForwardContext* context) {
                                         context->batch_pages_max(), context->stream);
 }
 
+// Of a device, for keys and values, when all else has its memory but the decode step, which takes
+// its own behind the pool.
+absl::StatusOr<size_t> WhatIsLeft(const EngineOptions& options, ForwardContext* context) {
+  // For what the driver takes by itself: modules that are loaded at first use, its own pages.
+  constexpr size_t kMargin = size_t{512} << 20;
+  const size_t free = context->stream.device()->FreeBytes();
+  const size_t needed =
+      kMargin + DecodeStep(context).BytesOfDevice(options.decode_seqs_max,
+                                                  PagesOfSteps(options, context->config()));
+  if (free > needed) return free - needed;
+  return absl::ResourceExhaustedError(fmt::format(
+      "{}: {} are free for keys and values, steps need {} of them; use a model with fewer weights, "
+      "or less --prefill_memory",
+      context->stream.device()->name(), base::HumanBytes(static_cast<double>(free)),
+      base::HumanBytes(static_cast<double>(needed))));
+}
+
 absl::Status CheckOption(const char* name, int value, int min, int max) {
   if (value >= min && value <= max) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -71,18 +89,22 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
       context.dictionaries.push_back({dictionary->layer(layer).k, dictionary->layer(layer).v});
     }
   }
-  // The largest block: a session's windows, which hold more tokens than a block of dense pages.
-  const KvLayout dense = MakeKvLayout(context.shape, base::Profile{.name = "dense"}, 0);
-  LEXICO_ASSIGN_OR_RETURN(
-      std::unique_ptr<PagePool> pool,
-      PagePool::Create(options.kv_memory_bytes,
-                       std::max(kSlabBytesMin, kLargestBlocksPerSlab * dense.window_block_bytes()),
-                       stream));
   if (context.on_device()) LEXICO_RETURN_IF_ERROR(ReserveDevice(n_atoms, &context));
   const size_t prefill_bytes = options.prefill_memory_bytes > 0
                                    ? options.prefill_memory_bytes
                                    : PrefillJob::WorkBytes(context, 0, config.max_positions);
   LEXICO_ASSIGN_OR_RETURN(context.arena, WorkArena::Create(prefill_bytes, stream));
+  size_t kv_bytes = options.kv_memory_bytes;
+  if (kv_bytes == 0 && context.on_device()) {
+    LEXICO_ASSIGN_OR_RETURN(kv_bytes, WhatIsLeft(options, &context));
+  }
+  // The largest block: a session's windows, which hold more tokens than a block of dense pages.
+  const KvLayout dense = MakeKvLayout(context.shape, base::Profile{.name = "dense"}, 0);
+  LEXICO_ASSIGN_OR_RETURN(
+      std::unique_ptr<PagePool> pool,
+      PagePool::Create(kv_bytes,
+                       std::max(kSlabBytesMin, kLargestBlocksPerSlab * dense.window_block_bytes()),
+                       stream));
   // From here on ops run on the engine's thread.
   stream.ReleaseThreads();
   auto impl = std::make_unique<Impl>(options, std::move(pool), std::move(context), n_atoms,

@@ -48,7 +48,8 @@ using PageSink = std::function<void(const std::string& session_id, std::vector<P
 
 struct EngineOptions {
   // -- Capacity -----------------------------------------------------------------------------------
-  // Memory for pages and windows, taken at start.
+  // Memory for pages and windows, taken at start. 0, on a device only: all that is left when
+  // prompts and steps have theirs.
   size_t kv_memory_bytes = size_t{2} << 30;
   // Calls that wait for their first step; one more is RESOURCE_EXHAUSTED "queue_full".
   int waiting_max = 64;
@@ -118,7 +119,7 @@ struct CallUsage {
 struct CallTiming {
   absl::Duration queue;              // from the call to its first slice
   absl::Duration prefill;            // slices of this call, without coding
-  absl::Duration coding;             // OMP of its prefill and of its sealings
+  absl::Duration coding;             // OMP of its prefill and of its decode steps, whole batches
   absl::Duration first_token;        // from the call to the first token; zero for Append
   absl::Duration decode;             // from the first to the last token
   absl::Duration prefill_attention;  // the part of `prefill` that is attention

@@ -15,6 +15,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "proto/base/limits.h"
 #include "worker/engine/decode_step.h"
 #include "worker/engine/engine.h"
 #include "worker/engine/engine_metrics.h"
@@ -24,6 +25,11 @@
 #include "worker/model/sampler.h"
 
 namespace lexico::worker {
+
+// Pages of all sessions of a decode step together, at most.
+inline int64_t PagesOfSteps(const EngineOptions& options, const ModelConfig& config) {
+  return int64_t{options.decode_seqs_max} * (config.max_positions / base::kPageTokens);
+}
 
 class Engine::Impl {
  public:
@@ -82,7 +88,10 @@ class Engine::Impl {
   void FinishPrefill(Sequence& sequence);
   // Gives a token to the session and the caller. True: the sequence has ended.
   bool Publish(Sequence& sequence, SampledToken sampled);
-  absl::Status CodeAhead(Sequence& sequence);
+  // The next token of sequence i of the last decode step.
+  absl::StatusOr<SampledToken> Choose(const Sequence& sequence, int64_t i);
+  // Behind a decode step of these sequences: what is due of their pages. One status each.
+  std::vector<absl::Status> CodeBehind(std::span<Sequence* const> sequences);
   void SinkPages(const Session& session, int64_t first_page);
   void UpdateInfo(Session& session);
   void Finish(Sequence& sequence, const absl::Status& status);
@@ -104,6 +113,7 @@ class Engine::Impl {
   ForwardContext context_;
   DecodeStep decode_step_;
   Sampler sampler_;
+  int64_t n_decode_steps_ = 0;
   std::vector<float> logits_;  // [vocab_size]
   absl::Time last_gauges_ = absl::InfinitePast();
 

@@ -10,6 +10,7 @@
 #include "proto/base/status.h"
 #include "worker/engine/engine_impl.h"
 #include "worker/engine/errors.h"
+#include "worker/kv/code_ahead.h"
 
 namespace lexico::worker {
 namespace {
@@ -40,9 +41,8 @@ Engine::Impl::Impl(const EngineOptions& options, std::unique_ptr<PagePool> pool,
 
 absl::Status Engine::Impl::Start() {
   if (context_.on_device()) {
-    const int64_t n = options_.decode_seqs_max;
-    const int64_t pages_max = context_.config().max_positions / base::kPageTokens;
-    LEXICO_RETURN_IF_ERROR(decode_step_.Reserve(n, n * pages_max));
+    LEXICO_RETURN_IF_ERROR(
+        decode_step_.Reserve(options_.decode_seqs_max, PagesOfSteps(options_, context_.config())));
   }
   thread_ = std::thread([this] { Loop(); });
   return absl::OkStatus();
@@ -299,8 +299,16 @@ void Engine::Impl::RunDecode(const std::vector<SequenceId>& ids) {
     return a->session->kv->layout().profile.name < b->session->kv->layout().profile.name;
   });
   std::vector<SessionKv*> sessions;
-  for (const Sequence* sequence : batch) sessions.push_back(sequence->session->kv.get());
-  decode_step_.Run(sessions);
+  std::vector<kernels::RowDraw> draws;
+  int n_top = 1;
+  for (const Sequence* sequence : batch) {
+    sessions.push_back(sequence->session->kv.get());
+    const SamplingParams& sampling = sequence->request.sampling;
+    // The token that this step computes is in the log already; the one that it gives comes behind.
+    draws.push_back(Sampler::DrawOf(sampling, std::ssize(sessions.back()->log())));
+    n_top = std::max(n_top, Sampler::TopNeeded(sampling));
+  }
+  decode_step_.Run(sessions, draws, n_top);
 
   std::vector<std::pair<Sequence*, absl::Status>> ended;
   std::vector<Sequence*> committed;
@@ -316,9 +324,7 @@ void Engine::Impl::RunDecode(const std::vector<SequenceId>& ids) {
     }
     committed.push_back(&sequence);
     sequence.timing.decode_attention += decode_step_.attention_time();
-    auto sampled =
-        sampler_.Sample(sequence.request.sampling, decode_step_.logits(static_cast<int64_t>(i)),
-                        kv.log(), static_cast<int64_t>(kv.log().size()));
+    auto sampled = Choose(sequence, static_cast<int64_t>(i));
     if (!sampled.ok()) {
       ended.emplace_back(&sequence, sampled.status());
     } else if (Publish(sequence, *std::move(sampled))) {
@@ -326,29 +332,46 @@ void Engine::Impl::RunDecode(const std::vector<SequenceId>& ids) {
     }
   }
   // Behind the tokens: coding, then the ends. A session whose call ends is sealed like any other.
-  for (Sequence* sequence : committed) {
-    const absl::Status coded = CodeAhead(*sequence);
-    if (coded.ok()) continue;
-    std::erase_if(ended, [&](const auto& end) { return end.first == sequence; });
-    ended.emplace_back(sequence, coded);
+  const std::vector<absl::Status> coded = CodeBehind(committed);
+  for (size_t i = 0; i < committed.size(); ++i) {
+    if (coded[i].ok()) continue;
+    std::erase_if(ended, [&](const auto& end) { return end.first == committed[i]; });
+    ended.emplace_back(committed[i], coded[i]);
   }
   for (const auto& [sequence, status] : ended) Finish(*sequence, status);
 }
 
-absl::Status Engine::Impl::CodeAhead(Sequence& sequence) {
-  Session& session = *sequence.session;
-  const int64_t pages_before = session.kv->n_pages();
-  const absl::Time begin = clock_->Now();
-  const auto n_vectors =
-      session.kv->CodeAhead(context_.dictionaries, context_.stream, context_.coder_scratch);
-  if (!n_vectors.ok()) return n_vectors.status();
-  if (*n_vectors > 0) {
-    const absl::Duration took = clock_->Now() - begin;
-    sequence.timing.coding += took;
-    metrics_.OnCoded(*n_vectors, took);
+absl::StatusOr<SampledToken> Engine::Impl::Choose(const Sequence& sequence, int64_t i) {
+  const SamplingParams& sampling = sequence.request.sampling;
+  const auto log = sequence.session->kv->log();
+  if (context_.on_device()) {
+    auto chosen = sampler_.SampleTop(sampling, decode_step_.top(i), std::ssize(log));
+    if (!chosen.ok()) return chosen.status();
+    if (chosen->has_value()) return **std::move(chosen);
   }
-  SinkPages(session, pages_before);
-  return absl::OkStatus();
+  return sampler_.Sample(sampling, decode_step_.logits(i), log, std::ssize(log));
+}
+
+std::vector<absl::Status> Engine::Impl::CodeBehind(std::span<Sequence* const> sequences) {
+  std::vector<SessionKv*> sessions;
+  std::vector<int64_t> pages_before;
+  for (const Sequence* sequence : sequences) {
+    sessions.push_back(sequence->session->kv.get());
+    pages_before.push_back(sessions.back()->n_pages());
+  }
+  const absl::Time begin = clock_->Now();
+  const CodedAhead coded =
+      CodeAhead(sessions, n_decode_steps_++, context_.dictionaries, context_.batch_pages_max(),
+                context_.stream, context_.coder_scratch);
+  if (coded.n_vectors > 0) {
+    const absl::Duration took = clock_->Now() - begin;
+    for (Sequence* sequence : sequences) sequence->timing.coding += took;
+    metrics_.OnCoded(coded.n_vectors, took);
+  }
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    SinkPages(*sequences[i]->session, pages_before[i]);
+  }
+  return coded.statuses;
 }
 
 bool Engine::Impl::Publish(Sequence& sequence, SampledToken sampled) {

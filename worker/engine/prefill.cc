@@ -130,14 +130,47 @@ kernels::DType PrefillJob::attention_type() const {
 }
 
 int64_t PrefillJob::block_rows() const {
-  return std::min(context_->transformer->row_block(), n_rows_ - row_);
+  return std::clamp<int64_t>(n_rows_ - row_, 1, context_->transformer->row_block());
 }
 
 absl::Status PrefillJob::RunSlice() {
   LEXICO_CHECK(!done());
-  const absl::Status status = RunPhase();
+  absl::Status status;
+  double work = 0;
+  do {
+    work += PhaseWork();
+    status = RunPhase();
+  } while (status.ok() && !done() && work + PhaseWork() <= 1);
   context_->stream.Synchronize();
   return status;
+}
+
+double PrefillJob::PhaseWork() const {
+  const auto rows = static_cast<double>(block_rows());
+  const double share = rows / static_cast<double>(context_->transformer->row_block());
+  switch (phase_) {
+    case Phase::kHistory:
+      return !direct_ && kv_->n_pages() > 0 ? 1 : share;
+    case Phase::kInputs:
+      return share;
+    case Phase::kAttention:
+      return std::max(share, std::min(1.0, AttentionFlop() * rows / slice_flop()));
+    case Phase::kCoding:
+      return kv_->n_reserved_pages() > 0 ? 1 : share;
+  }
+  LEXICO_UNREACHABLE();
+}
+
+// Of one row of the block.
+double PrefillJob::AttentionFlop() const {
+  const ModelConfig& config = context_->config();
+  const int64_t n_pages_rows = direct_ ? kv_->n_sealed_tokens() : 0;
+  const auto keys = static_cast<double>(n_pages_rows + n_history_rows_ + row_ + block_rows());
+  return 4.0 * config.head_dim * config.n_heads * keys;
+}
+
+double PrefillJob::slice_flop() const {
+  return context_->on_device() ? kDeviceSliceFlop : kSliceFlop;
 }
 
 absl::Status PrefillJob::RunPhase() {
@@ -256,10 +289,7 @@ absl::Status PrefillJob::RoundBlock(float* k, float* v) {
 void PrefillJob::RunAttention() {
   const int64_t rows = block_rows();
   const ModelConfig& config = context_->config();
-  const double keys = static_cast<double>(n_history_rows_ + row_ + rows);
-  const double flop_per_row = 4.0 * config.head_dim * config.n_heads * keys;
-  const double slice_flop = context_->on_device() ? kDeviceSliceFlop : kSliceFlop;
-  const auto blocks = static_cast<int64_t>(slice_flop / flop_per_row) / kQueryBlock;
+  const auto blocks = static_cast<int64_t>(slice_flop() / AttentionFlop()) / kQueryBlock;
   const int64_t count = std::min(rows - attended_, std::max<int64_t>(blocks, 1) * kQueryBlock);
   const absl::Time begin = context_->clock->Now();
   if (direct_) {
@@ -421,7 +451,9 @@ int64_t PrefillJob::slices_left() const {
   const int64_t row_block = context_->transformer->row_block();
   const int64_t blocks = (n_rows_ + row_block - 1) / row_block;
   const double layers = context_->shape.n_layers * (1 - fraction());
-  return static_cast<int64_t>(std::ceil(layers * static_cast<double>(2 * blocks + 1)));
+  // Several phases of a short prompt are one slice.
+  const double share = std::min(1.0, static_cast<double>(n_rows_) / static_cast<double>(row_block));
+  return static_cast<int64_t>(std::ceil(layers * share * static_cast<double>(2 * blocks + 1)));
 }
 
 void PrefillJob::Logits(float* logits) {

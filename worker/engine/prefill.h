@@ -8,7 +8,9 @@
 //             MLP
 //   coding    the rows that leave the window are coded into pages, the newest become the window
 // and only then are the layer's exact rows given up. Between two slices anything else may run; a
-// slice has finished on the device when it returns.
+// slice has finished on the device when it returns. A slice is about the work of row_block() rows
+// in one phase: a short prompt passes through many phases in one, so that it does not wait for a
+// decode step of others between any two of them.
 //
 // A few tokens appended to coded pages do not pay for reconstructing them: up to
 // kDirectRowsMax tokens attend to the codes directly, as a decode step does (docs/performance.md
@@ -113,6 +115,10 @@ class PrefillJob {
   kernels::TensorView HistoryRows(bool value, int64_t row, int64_t n) const;
   kernels::DType attention_type() const;
   absl::Status RunPhase();
+  // What share of a slice the next phase takes, an estimate from its numbers of rows.
+  double PhaseWork() const;
+  double AttentionFlop() const;
+  double slice_flop() const;
   kernels::MutableTensorView AttentionRows(int64_t first, int64_t n) const;
   // Whether rows are kept in another type than ops compute with.
   bool converts() const { return context_->rows_type() != kernels::DType::kF32; }

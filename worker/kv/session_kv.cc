@@ -140,14 +140,31 @@ void SessionKv::PopRow() {
 // -- Decode
 // -----------------------------------------------------------------------------------------
 
-// Pages still missing are spread evenly over the steps until the window is full, this one included;
-// all of them are due when it is.
-int64_t SessionKv::LayersDue() const {
+std::vector<int> SessionKv::LayersDue(int64_t step) const {
   const int rows = window_rows();
-  const int64_t missing = layout_.shape.n_layers - ahead_coded_;
-  if (rows <= layout_.window_tokens) return 0;
-  const int64_t steps_left = layout_.window_capacity() - rows + 1;
-  return (missing + steps_left - 1) / steps_left;
+  if (rows <= layout_.window_tokens) return {};
+  const int64_t n_layers = layout_.shape.n_layers;
+  const int64_t per_step = (n_layers + layout_.seal_tokens() - 1) / layout_.seal_tokens();
+  const int64_t steps_left = layout_.window_capacity() - rows;  // behind this one
+  const auto is_coded = [&](int layer) {
+    return ahead_coded_ > 0 && ahead_errors_[layer].has_value();
+  };
+  std::vector<int> due;
+  for (int64_t i = 0; i < n_layers; ++i) {
+    const auto layer = static_cast<int>((step * per_step + i) % n_layers);
+    if (is_coded(layer)) continue;
+    const auto missing = n_layers - ahead_coded_ - std::ssize(due);
+    if (i >= per_step && missing <= steps_left * per_step) break;
+    due.push_back(layer);
+  }
+  return due;
+}
+
+void SessionKv::SetCoded(int layer, PageError error) {
+  LEXICO_CHECK(ahead_block_ != nullptr);  // ReserveRow has taken it
+  LEXICO_CHECK(!ahead_errors_[layer].has_value());
+  ahead_errors_[layer] = error;
+  ++ahead_coded_;
 }
 
 absl::Status SessionKv::ReserveRow() {
@@ -173,38 +190,15 @@ void SessionKv::CommitRow() {
   ++n_tokens_;
 }
 
-absl::StatusOr<int64_t> SessionKv::CodeAhead(std::span<const LayerDictionaries> dictionaries,
-                                             const kernels::Stream& stream, CoderScratch& scratch) {
-  const int64_t due = LayersDue();
-  const int64_t n_values = layout_.seal_tokens() * layout_.shape.row_dim();
-  float* const rows = due > 0 ? scratch.Rows(2 * n_values, stream) : nullptr;
-  const LayerDictionaries none;
-  for (int64_t i = 0; i < due; ++i) {
-    const int layer = ahead_coded_;
-    LEXICO_CHECK(ahead_block_ != nullptr);  // ReserveRow has taken it
-    for (const bool value : {false, true}) {
-      kernels::Convert({window_row(layer, value, 0), layout_.shape.cache_type, {n_values}},
-                       {rows + (value ? n_values : 0), {n_values}}, stream);
-    }
-    const absl::Status coded = EncodePages(
-        layout_, layout_.profile.is_dense() ? none : dictionaries[layer], rows, rows + n_values,
-        layer, {&ahead_block_, 1}, {&ahead_errors_[layer], 1}, stream, scratch);
-    if (!coded.ok()) return coded;
-    ++ahead_coded_;
-  }
-  if (window_rows() == layout_.window_capacity()) Seal(stream);
-  if (layout_.profile.is_dense()) return 0;
-  return due * 2 * layout_.seal_tokens() * layout_.shape.n_kv_heads;
-}
-
-void SessionKv::Seal(const kernels::Stream& stream) {
+void SessionKv::SealIfFull(const kernels::Stream& stream) {
+  if (window_rows() < layout_.window_capacity()) return;
   const int n_layers = layout_.shape.n_layers;
   LEXICO_CHECK_EQ(ahead_coded_, n_layers);
   page_blocks_.push_back(ahead_block_);
-  for (int layer = 0; layer < n_layers; ++layer) {
-    errors_.push_back(ahead_errors_[layer]);
-    error_sum_k_ += ahead_errors_[layer].k;
-    error_sum_v_ += ahead_errors_[layer].v;
+  for (const std::optional<PageError>& error : ahead_errors_) {
+    errors_.push_back(*error);
+    error_sum_k_ += error->k;
+    error_sum_v_ += error->v;
   }
   // Keys and values of every layer lie one half window apart.
   const size_t row_bytes = layout_.shape.row_bytes();
@@ -215,8 +209,7 @@ void SessionKv::Seal(const kernels::Stream& stream) {
                       .kept = layout_.window_tokens * row_bytes},
                      stream);
   ahead_block_ = nullptr;
-  ahead_errors_.clear();
-  ahead_coded_ = 0;
+  DropAhead();
   ExtendChain(n_sealed_tokens(), layout_.seal_tokens());
 }
 
@@ -273,6 +266,10 @@ void SessionKv::CommitPrefill(int64_t n_rows) {
   reserved_ = {};
   reserved_errors_ = {};
   // Pages that were coded ahead for the old window have become part of the reserved ones.
+  DropAhead();
+}
+
+void SessionKv::DropAhead() {
   if (ahead_block_ != nullptr) pool_->Release({&ahead_block_, 1});
   ahead_block_ = nullptr;
   ahead_errors_ = {};

@@ -13,10 +13,10 @@
 //
 // When the window has window_tokens + seal_tokens rows, the oldest seal_tokens become a page, so
 // the newest window_tokens are always exact. Those rows are known long before that moment:
-// CodeAhead codes a few layers' pages a step and keeps them aside, so that no step pays for all
-// layers at once. What a page holds depends on its rows only, never on when it was coded; a
-// snapshot leaves the pages that are still aside out, and the restored session codes them again to
-// the same bits.
+// CodeAhead (code_ahead.h) codes a few layers' pages a step and keeps them aside, so that no step
+// pays for all layers at once. What a page holds depends on its rows only, never on when it was
+// coded; a snapshot leaves the pages that are still aside out, and the restored session codes them
+// again to the same bits.
 //
 // Thread-compatible. `pool` must outlive it.
 #pragma once
@@ -99,11 +99,19 @@ class SessionKv {
   absl::Status ReserveRow();
   // After the row of every layer was written: the first pending token has keys and values.
   void CommitRow();
-  // Codes the layers that are due, and seals when the window is full. `dictionaries` [n_layers].
-  // Returns how many vectors were coded. An error (as EncodePages) leaves a valid session that
-  // ReserveRow will refuse to extend.
-  absl::StatusOr<int64_t> CodeAhead(std::span<const LayerDictionaries> dictionaries,
-                                    const kernels::Stream& stream, CoderScratch& scratch);
+
+  // -- Coding ahead (code_ahead.h) ----------------------------------------------------------------
+  // Layers whose oldest rows are to be coded now. At step s these are layers s m, s m + 1, ...
+  // s m + m - 1 modulo n_layers of the page's that are missing, m = n_layers / seal_tokens rounded
+  // up: the same ones for all sessions, whenever their windows began to fill, so that they can be
+  // coded together; every session has had all layers when its window is full, if it took part in
+  // every step. One that did not has its missing layers earlier, the latest with a full window.
+  std::vector<int> LayersDue(int64_t step) const;
+  // Where they are coded to. REQUIRES: LayersDue is not empty, ReserveRow was OK.
+  uint8_t* ahead_block() const { return ahead_block_; }
+  void SetCoded(int layer, PageError error);
+  // Moves a full window's oldest rows out. REQUIRES: their page is coded in all layers.
+  void SealIfFull(const kernels::Stream& stream);
 
   // -- Prefill: the first n_rows pending tokens, layer by layer, on a fork ------------------------
   // Takes the blocks of the pages that sealing will need. ResourceExhausted as above.
@@ -141,10 +149,9 @@ class SessionKv {
 
  private:
   SessionKv(PagePool* pool, const KvLayout& layout, const store::ChainScope& scope);
-  void Seal(const kernels::Stream& stream);
   void ExtendChain(int64_t first_token, int64_t n_tokens);
   store::PageChain ExtendedChain(int64_t first_token, int64_t n_tokens) const;
-  int64_t LayersDue() const;
+  void DropAhead();
 
   // Constant after construction.
   PagePool* const pool_;
@@ -161,13 +168,12 @@ class SessionKv {
   double error_sum_k_ = 0;
   double error_sum_v_ = 0;
 
-  // Pages that are not sealed yet: coded ahead (the first ahead_coded_ layers of the block hold
-  // codes), or reserved for a prefill.
+  // Pages that are not sealed yet: coded ahead, or reserved for a prefill.
   uint8_t* ahead_block_ = nullptr;
-  std::vector<PageError> ahead_errors_;  // [n_layers]
-  int ahead_coded_ = 0;
-  std::vector<uint8_t*> reserved_;          // [n_reserved_pages]
-  std::vector<PageError> reserved_errors_;  // [n_layers, n_reserved_pages]
+  std::vector<std::optional<PageError>> ahead_errors_;  // [n_layers], of those that are coded
+  int ahead_coded_ = 0;                                 // how many are
+  std::vector<uint8_t*> reserved_;                      // [n_reserved_pages]
+  std::vector<PageError> reserved_errors_;              // [n_layers, n_reserved_pages]
 };
 
 }  // namespace lexico::worker

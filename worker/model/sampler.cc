@@ -22,36 +22,36 @@ absl::Status InRange(const char* field, double value, bool inside, const char* r
   return absl::InvalidArgumentError(fmt::format("{} is {}, must be in {}", field, value, range));
 }
 
+absl::Status BadLogit(int64_t id, float logit) {
+  return absl::InternalError(
+      fmt::format("logit of token {} is {}; the forward pass failed", id, logit));
+}
+
+absl::Status NoneFinite(int64_t n_vocab) {
+  return absl::InternalError(
+      fmt::format("none of {} logits is finite; the forward pass failed", n_vocab));
+}
+
 absl::Status CheckLogits(std::span<const float> logits) {
   bool any_finite = false;
   for (size_t i = 0; i < logits.size(); ++i) {
     if (std::isnan(logits[i]) || logits[i] == std::numeric_limits<float>::infinity()) {
-      return absl::InternalError(
-          fmt::format("logit of token {} is {}; the forward pass failed", i, logits[i]));
+      return BadLogit(static_cast<int64_t>(i), logits[i]);
     }
     any_finite |= std::isfinite(logits[i]);
   }
-  if (!any_finite) {
-    return absl::InternalError(
-        fmt::format("none of {} logits is finite; the forward pass failed", logits.size()));
-  }
-  return absl::OkStatus();
+  return any_finite ? absl::OkStatus() : NoneFinite(static_cast<int64_t>(logits.size()));
 }
 
-void FillLogprobs(std::span<const float> logits, int n, SampledToken* token) {
-  const float max = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - max);
-  const double log_sum = max + std::log(sum);
-  token->logprob = static_cast<float>(logits[token->id] - log_sum);
-
+// The n best of all logits, each with its logit in place of a log-probability.
+std::vector<TokenLogprob> BestOf(std::span<const float> logits, int n) {
   const size_t n_top = std::min(static_cast<size_t>(n), logits.size());
-  std::vector<TokenLogprob>& top = token->top;
   const auto better = [](const TokenLogprob& a, const TokenLogprob& b) {
     return a.logprob != b.logprob ? a.logprob > b.logprob : a.id < b.id;
   };
-  if (n_top == 0) return;
-  // `top` is a heap whose front is the worst of the best so far; it holds logits until the end.
+  std::vector<TokenLogprob> top;
+  if (n_top == 0) return top;
+  // A heap whose front is the worst of the best so far.
   top.reserve(n_top + 1);
   for (size_t i = 0; i < logits.size(); ++i) {
     const TokenLogprob entry{static_cast<int32_t>(i), logits[i]};
@@ -63,7 +63,24 @@ void FillLogprobs(std::span<const float> logits, int n, SampledToken* token) {
     top.pop_back();
   }
   std::sort_heap(top.begin(), top.end(), better);
-  for (TokenLogprob& entry : top) entry.logprob = static_cast<float>(entry.logprob - log_sum);
+  return top;
+}
+
+// `best` as BestOf tells them; log_sum is the logarithm of the sum of all exp(logit).
+void FillLogprobs(float chosen_logit, std::vector<TokenLogprob> best, double log_sum,
+                  SampledToken* token) {
+  token->logprob = static_cast<float>(chosen_logit - log_sum);
+  token->top = std::move(best);
+  for (TokenLogprob& entry : token->top) {
+    entry.logprob = static_cast<float>(entry.logprob - log_sum);
+  }
+}
+
+double LogSum(std::span<const float> logits) {
+  const float max = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - max);
+  return max + std::log(sum);
 }
 
 }  // namespace
@@ -115,10 +132,81 @@ absl::StatusOr<SampledToken> Sampler::Sample(const SamplingParams& params,
     token.id =
         static_cast<int32_t>(std::max_element(logits_.begin(), logits_.end()) - logits_.begin());
   } else {
-    token.id = Draw(params, UniformAt(params.seed, position));
+    KeepTopK(static_cast<size_t>(params.top_k));
+    token.id = *Draw(params, UniformAt(params.seed, position), 0);
   }
-  if (params.n_logprobs >= 0) FillLogprobs(logits, params.n_logprobs, &token);
+  if (params.n_logprobs >= 0) {
+    FillLogprobs(logits[token.id], BestOf(logits, params.n_logprobs), LogSum(logits), &token);
+  }
   return token;
+}
+
+int Sampler::TopNeeded(const SamplingParams& params) {
+  const bool best_only =
+      params.repetition_penalty != 1 || (params.temperature == 0 && params.n_logprobs <= 1);
+  return best_only ? 1 : kernels::kTopLogitsMax;
+}
+
+kernels::RowDraw Sampler::DrawOf(const SamplingParams& params, int64_t position) {
+  return {.temperature = params.temperature > 0 ? params.temperature : 1,
+          .uniform = UniformAt(params.seed, position)};
+}
+
+absl::StatusOr<std::optional<SampledToken>> Sampler::SampleTop(const SamplingParams& params,
+                                                               const TopRow& row,
+                                                               int64_t position) {
+  LEXICO_INVARIANT(params.Validate().ok());
+  // What exactly it is, and its penalty, stand in the row itself.
+  if (row.summary.bad >= 0 || params.repetition_penalty != 1) return std::nullopt;
+  if (!std::isfinite(row.summary.max)) return NoneFinite(row.n_vocab);
+  SampledToken token = {.id = row.ids[0]};
+  if (params.temperature > 0) {
+    const auto drawn = DrawTop(params, row, UniformAt(params.seed, position));
+    if (!drawn.has_value()) return std::nullopt;
+    token.id = *drawn;
+  }
+  if (params.n_logprobs < 0) return token;
+  const auto known = std::find(row.ids.begin(), row.ids.end(), token.id);
+  const float logit =
+      known == row.ids.end() ? row.summary.drawn_logit : row.logits[known - row.ids.begin()];
+  std::vector<TokenLogprob> best;
+  for (int i = 0; i < std::min<int64_t>(params.n_logprobs, row.n_vocab); ++i) {
+    best.push_back({row.ids[i], row.logits[i]});
+  }
+  FillLogprobs(logit, std::move(best), row.summary.max + std::log(row.summary.sum), &token);
+  return token;
+}
+
+std::optional<int32_t> Sampler::DrawTop(const SamplingParams& params, const TopRow& row,
+                                        double uniform) {
+  const auto n_known = static_cast<int64_t>(row.ids.size());
+  const bool all_known = n_known >= row.n_vocab;
+  const bool has_top_k = params.top_k > 0 && params.top_k < row.n_vocab;
+  const bool filtered = has_top_k || params.top_p < 1 || params.min_p > 0;
+  if (!filtered && row.summary.drawn >= 0) return row.summary.drawn;
+  candidates_.clear();
+  for (int64_t i = 0; i < std::min(n_known, row.n_vocab); ++i) {
+    candidates_.push_back({row.logits[i], row.ids[i]});
+  }
+  double outside = 0;
+  if (has_top_k && (all_known || params.top_k < n_known)) {
+    const float last = row.logits[params.top_k - 1];
+    // Others may equal it, which stay as well.
+    if (!all_known && row.logits[n_known - 1] == last) return std::nullopt;
+    std::erase_if(candidates_, [&](const Candidate& c) { return c.logit < last; });
+  } else if (!all_known) {
+    if (has_top_k) return std::nullopt;
+    double inside = 0;
+    for (const Candidate& c : candidates_) {
+      inside += std::exp((static_cast<double>(c.logit) - row.summary.max) / params.temperature);
+    }
+    // Not 0, whatever the rounding of the sums.
+    outside = std::max(row.summary.sum_at_temperature - inside,
+                       std::numeric_limits<double>::denorm_min());
+  }
+  std::sort(candidates_.begin(), candidates_.end(),
+            [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
+  return Draw(params, uniform, outside);
 }
 
 void Sampler::ApplyPenalty(double penalty, std::span<const int32_t> history) {
@@ -135,8 +223,7 @@ void Sampler::ApplyPenalty(double penalty, std::span<const int32_t> history) {
 }
 
 // Every filter keeps the best so many tokens, so each can look at what the filter before it left.
-int32_t Sampler::Draw(const SamplingParams& params, double uniform) {
-  KeepTopK(static_cast<size_t>(params.top_k));
+std::optional<int32_t> Sampler::Draw(const SamplingParams& params, double uniform, double outside) {
   const float max = std::max_element(candidates_.begin(), candidates_.end(), Worse)->logit;
   const auto weight = [&](const Candidate& c) {
     return std::exp((static_cast<double>(c.logit) - max) / params.temperature);
@@ -147,18 +234,25 @@ int32_t Sampler::Draw(const SamplingParams& params, double uniform) {
     return sum;
   };
   if (params.top_p < 1) {
-    const double wanted = params.top_p * total();
+    const double wanted = params.top_p * (total() + outside);
     std::make_heap(candidates_.begin(), candidates_.end(), Worse);
     auto kept = candidates_.end();
-    for (double sum = 0; sum < wanted && kept != candidates_.begin(); sum += weight(*kept)) {
+    double sum = 0;
+    for (; sum < wanted && kept != candidates_.begin(); sum += weight(*kept)) {
       std::pop_heap(candidates_.begin(), kept--, Worse);
     }
+    if (sum < wanted && outside > 0) return std::nullopt;
     candidates_.erase(candidates_.begin(), kept);
+    outside = 0;
   }
   if (params.min_p > 0) {
+    const size_t n_before = candidates_.size();
     // The best token's weight is 1, so it always stays.
     std::erase_if(candidates_, [&](const Candidate& c) { return weight(c) < params.min_p; });
+    if (candidates_.size() == n_before && outside > 0) return std::nullopt;
+    outside = 0;
   }
+  if (outside > 0) return std::nullopt;
   const double target = uniform * total();
   double sum = 0;
   for (const Candidate& c : candidates_) {

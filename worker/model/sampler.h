@@ -6,11 +6,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/api/top_logits.h"
 
 namespace lexico::worker {
 
@@ -53,15 +55,33 @@ struct SampledToken {
 // position.
 double UniformAt(uint64_t seed, int64_t position);
 
+// A row of kernels::TopLogits, in host memory.
+struct TopRow {
+  std::span<const float> logits;  // [n_top], the largest first
+  std::span<const int32_t> ids;   // [n_top]
+  kernels::RowSummary summary;
+  int64_t n_vocab;
+};
+
 // Thread-compatible. Keeps its working memory between calls.
 class Sampler {
  public:
+  // What kernels::TopLogits is asked for so that SampleTop can choose with `params`.
+  static int TopNeeded(const SamplingParams& params);
+  static kernels::RowDraw DrawOf(const SamplingParams& params, int64_t position);
+
   // `logits` [vocab_size]; `history` ids the penalty applies to, in range, repeats allowed;
   // `position` the place in the sequence that the chosen token will take. Internal when a logit is
   // NaN or +infinity, or none is finite: the forward pass went wrong, and no token would be true.
   // REQUIRES: params.Validate() is OK, logits is not empty.
   absl::StatusOr<SampledToken> Sample(const SamplingParams& params, std::span<const float> logits,
                                       std::span<const int32_t> history, int64_t position);
+
+  // The same choice from a row's best logits, which had DrawOf(params, position); nullopt where it
+  // depends on others: with a penalty, or filters that leave more tokens than are known.
+  // REQUIRES: as Sample; row.logits has TopNeeded(params) entries.
+  absl::StatusOr<std::optional<SampledToken>> SampleTop(const SamplingParams& params,
+                                                        const TopRow& row, int64_t position);
 
  private:
   struct Candidate {
@@ -76,7 +96,11 @@ class Sampler {
 
   void ApplyPenalty(double penalty, std::span<const int32_t> history);
   void KeepTopK(size_t top_k);
-  int32_t Draw(const SamplingParams& params, double uniform);
+  // Which of candidates_, in the order of their ids, the filters behind top-k leave and the draw
+  // hits. `outside` is the weight of tokens that are not among them, each no better than the worst
+  // (0: there are none); nullopt where the filters leave some of those.
+  std::optional<int32_t> Draw(const SamplingParams& params, double uniform, double outside);
+  std::optional<int32_t> DrawTop(const SamplingParams& params, const TopRow& row, double uniform);
 
   std::vector<float> logits_;
   std::vector<uint8_t> seen_;
