@@ -38,6 +38,15 @@ class SupervisorTest : public testing::Test {
       kill(getpid(), SIGTERM);
     });
   }
+  // The same as soon as a log says `text`, or after 20 s.
+  std::thread SignalWhen(const std::string& name, const std::string& text) {
+    return std::thread([this, name, text] {
+      for (int i = 0; i < 400 && Log(name).find(text) == std::string::npos; ++i) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      }
+      kill(getpid(), SIGTERM);
+    });
+  }
 
   tests::TempDir dir_;
   SupervisorOptions options_{.stop_timeout = absl::Seconds(2),
@@ -90,7 +99,7 @@ TEST_F(SupervisorTest, DeadServerIsStartedAgainAtTheToldAddress) {
   Supervisor supervisor(options_);
   ASSERT_THAT(supervisor.Start({spec}), IsOk());
   testing::internal::CaptureStderr();
-  std::thread signal = SignalIn(std::chrono::milliseconds(700));
+  std::thread signal = SignalWhen("a", "start --address=127.0.0.1:4711\n");
   EXPECT_THAT(supervisor.Run(), IsOk());
   signal.join();
   supervisor.Stop();

@@ -152,6 +152,10 @@ grpc::Status SessionService::Describe(grpc::ServerContext*, const v1::SessionAtE
     LEXICO_ASSIGN_OR_RETURN(const SessionRecord record,
                             context_.table->Get(request->session_id(), request->epoch()));
     LEXICO_ASSIGN_OR_RETURN(*response, DescribeSession(context_, record));
+    // The engine is done, but the call has not given the session back: another would be refused.
+    if (context_.table->IsInUse(request->session_id())) {
+      response->set_state(v1::SESSION_STATE_BUSY);
+    }
     return absl::OkStatus();
   };
   return recorder.Finish(act());
