@@ -36,7 +36,8 @@ class ClientTest : public testing::Test {
     server_ = *std::move(server);
     options_.address = "127.0.0.1:" + std::to_string(server_->port());
     if (client_ == nullptr) {
-      auto client = Client::Create({.address = options_.address}, &metrics_);
+      auto client = Client::Create(
+          {.address = options_.address, .stall_timeout = absl::Seconds(100)}, &metrics_);
       ASSERT_TRUE(client.ok()) << client.status();
       client_ = *std::move(client);
     }

@@ -184,7 +184,11 @@ absl::StatusOr<std::unique_ptr<SessionImport>> SessionImport::Begin(
         pool->FreeBlocks(layout.page_block_bytes())));
   }
   import->blocks_ = std::move(blocks);
-  if (!pool->on_host()) import->staging_.resize(import->n_pages_ * layout.page_block_bytes());
+  if (!pool->on_host()) {
+    // Not cleared: what is not received is not kept.
+    import->staging_ = std::make_unique_for_overwrite<uint8_t[]>(import->n_pages_ *
+                                                                 layout.page_block_bytes());
+  }
   uint8_t* window_block = nullptr;
   if (!pool->Acquire(layout.window_block_bytes(), {&window_block, 1})) {
     return absl::ResourceExhaustedError(fmt::format(
@@ -253,7 +257,7 @@ std::span<uint8_t> SessionImport::page_buffer(int64_t index) {
   const int n_layers = layout_.shape.n_layers;
   const int64_t page = index / n_layers;
   uint8_t* block =
-      pool_->on_host() ? blocks_[page] : staging_.data() + page * layout_.page_block_bytes();
+      pool_->on_host() ? blocks_[page] : staging_.get() + page * layout_.page_block_bytes();
   return {block + layout_.page_offset(static_cast<int>(index % n_layers)), layout_.page_bytes()};
 }
 
@@ -306,7 +310,7 @@ void SessionImport::UploadBlocks() {
   const size_t bytes = layout_.page_block_bytes();
   std::vector<PagePool::HostCopy> copies;
   for (size_t i = 0; i < blocks_.size(); ++i) {
-    copies.push_back({blocks_[i], staging_.data() + i * bytes, bytes});
+    copies.push_back({blocks_[i], staging_.get() + i * bytes, bytes});
   }
   pool_->Upload(copies);
   staging_ = {};

@@ -116,7 +116,7 @@ class SessionImport {
   int64_t window_rows_ = 0;       // of the stored window
   std::vector<uint8_t*> blocks_;  // [n_pages]
   // Where pages are received if the pool is not memory of the host; [n_pages, page_block_bytes].
-  std::vector<uint8_t> staging_;
+  std::unique_ptr<uint8_t[]> staging_;
   uint8_t* window_block_ = nullptr;
   std::vector<std::vector<uint8_t>> window_payloads_;
   std::vector<PageError> errors_;  // [n_pages, n_layers]
