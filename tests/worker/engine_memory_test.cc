@@ -32,6 +32,19 @@ TEST_P(WorkArenaTest, ArraysOfAPieceAreAlignedAndApart) {
   EXPECT_DEATH(piece->Take<uint8_t>(300), "");
 }
 
+TEST_P(WorkArenaTest, TellsWhatAcquireWouldGive) {
+  auto arena = Arena(3 * 256);
+  if (!on_gpu()) {
+    EXPECT_TRUE(arena->Fits(size_t{1} << 40));
+    return;
+  }
+  EXPECT_TRUE(arena->Fits(3 * 256));
+  EXPECT_FALSE(arena->Fits(3 * 256 + 1));
+  const auto piece = arena->Acquire(200);
+  EXPECT_TRUE(arena->Fits(512));
+  EXPECT_FALSE(arena->Fits(513));
+}
+
 TEST_P(WorkArenaTest, MemoryComesBackAndJoins) {
   auto arena = Arena(3 * 256);
   auto first = *arena->Acquire(256);

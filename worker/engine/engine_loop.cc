@@ -201,6 +201,9 @@ void Engine::Impl::RunPlan(StepPlan plan) {
 }
 
 absl::Status Engine::Impl::Admit(Sequence& sequence) {
+  if (!PrefillJob::HasWorkMemory(context_, *sequence.session->kv, std::ssize(sequence.ids))) {
+    return absl::ResourceExhaustedError("other prompts have the memory of prompts");
+  }
   auto fork = sequence.session->kv->Fork();
   if (!fork.ok()) return fork.status();
   SessionKv& kv = **fork;

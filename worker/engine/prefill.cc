@@ -25,8 +25,13 @@ int64_t AdaptBatch(int64_t batch, absl::Duration took) {
   return batch;
 }
 
-bool AttendsDirectly(const SessionKv& kv) {
-  return kv.n_pages() > 0 && kv.pending().size() <= static_cast<size_t>(kDirectRowsMax);
+bool AttendsDirectly(const SessionKv& kv, int64_t n_rows) {
+  return kv.n_pages() > 0 && n_rows <= kDirectRowsMax;
+}
+
+// Exact rows in front of the new ones.
+int64_t HistoryRowsOf(const SessionKv& kv, int64_t n_rows) {
+  return kv.window_rows() + (AttendsDirectly(kv, n_rows) ? 0 : kv.n_sealed_tokens());
 }
 
 }  // namespace
@@ -71,6 +76,11 @@ size_t PrefillJob::WorkBytes(const ForwardContext& context, int64_t n_history, i
   return bytes;
 }
 
+bool PrefillJob::HasWorkMemory(const ForwardContext& context, const SessionKv& kv, int64_t n_new) {
+  const int64_t n_rows = std::max<int64_t>(1, std::ssize(kv.pending()) + n_new);
+  return context.arena->Fits(WorkBytes(context, HistoryRowsOf(kv, n_rows), n_rows));
+}
+
 absl::StatusOr<std::unique_ptr<PrefillJob>> PrefillJob::Create(ForwardContext* context,
                                                                std::unique_ptr<SessionKv> fork,
                                                                bool need_logits) {
@@ -88,8 +98,8 @@ PrefillJob::PrefillJob(ForwardContext* context, std::unique_ptr<SessionKv> fork,
       need_logits_(need_logits),
       n_rows_(static_cast<int64_t>(kv_->pending().size())),
       n_window_rows_(kv_->window_rows()),
-      direct_(AttendsDirectly(*kv_)),
-      n_history_rows_(n_window_rows_ + (direct_ ? 0 : kv_->n_sealed_tokens())) {}
+      direct_(AttendsDirectly(*kv_, n_rows_)),
+      n_history_rows_(HistoryRowsOf(*kv_, n_rows_)) {}
 
 absl::Status PrefillJob::Begin() {
   LEXICO_ASSIGN_OR_RETURN(memory_,

@@ -56,6 +56,9 @@ class PrefillJob {
   static absl::StatusOr<std::unique_ptr<PrefillJob>> Create(ForwardContext* context,
                                                             std::unique_ptr<SessionKv> fork,
                                                             bool need_logits);
+  // Whether a job that computes the pending tokens of `kv` and n_new others finds working memory
+  // now: to be asked before the session is forked for it.
+  static bool HasWorkMemory(const ForwardContext& context, const SessionKv& kv, int64_t n_new);
   // Working memory of a job that computes n_rows tokens after n_history others.
   static size_t WorkBytes(const ForwardContext& context, int64_t n_history, int64_t n_rows);
 

@@ -27,6 +27,12 @@ size_t WorkArena::bytes_max() const {
                                                      : arena_.bytes();
 }
 
+bool WorkArena::Fits(size_t bytes) const {
+  if (stream_.kind() == kernels::DeviceKind::kCpu) return true;
+  return std::ranges::any_of(
+      free_, [bytes](const auto& run) { return run.second >= Piece::Rounded(bytes); });
+}
+
 absl::StatusOr<WorkArena::Piece> WorkArena::Acquire(size_t bytes) {
   bytes = Piece::Rounded(bytes);
   Piece piece;

@@ -56,6 +56,8 @@ class WorkArena {
 
   // ResourceExhausted with the bytes wanted and the largest free run.
   absl::StatusOr<Piece> Acquire(size_t bytes);
+  // Whether Acquire would give it now.
+  bool Fits(size_t bytes) const;
   // The largest piece that can ever be had.
   size_t bytes_max() const;
 
