@@ -39,7 +39,6 @@ absl::StatusOr<StoreOptions> ParseStoreOptions(int argc, const char* const* argv
       "workers. Prints 'ready grpc=HOST:PORT bulk=PORT metrics=PORT' when it serves; SIGTERM ends "
       "it. What it acknowledged is on disk.",
       "lexico-cache-store");
-  app.set_version_flag("--version", "lexico-cache-store 0.1.0");
   app.add_option("--address", server.address, "gRPC address, host:port; port 0 picks one")
       ->capture_default_str();
   app.add_option("--bulk_address", server.bulk_address,

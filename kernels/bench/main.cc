@@ -14,6 +14,7 @@
 
 #include "kernels/bench/suites.h"
 #include "kernels/cpu/openmp.h"
+#include "proto/base/options.h"
 
 namespace lexico::kernels::bench {
 namespace {
@@ -89,7 +90,10 @@ int Main(int argc, char** argv) {
       ->check(CLI::Range(0, 1024));
   app.add_option("--seconds", seconds, "Seconds given to each case")->check(CLI::Range(0.01, 60.0));
   app.add_flag("--json", json, "Print JSON instead of a table");
-  CLI11_PARSE(app, argc, argv);
+  if (const absl::Status parsed = base::ParseCommandLine(app, argc, argv); !parsed.ok()) {
+    fmt::print(absl::IsCancelled(parsed) ? stdout : stderr, "{}\n", std::string(parsed.message()));
+    return absl::IsCancelled(parsed) ? 0 : 2;
+  }
 
   absl::StatusOr<Stream> stream = Stream::Cpu(threads);
   if (device == "cuda") stream = Stream::Cuda({});

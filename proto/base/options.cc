@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <numeric>
 
 #include "absl/strings/ascii.h"
@@ -56,6 +57,8 @@ std::string NearestName(std::string_view word, const std::vector<std::string>& c
 }
 
 absl::Status ParseCommandLine(CLI::App& app, int argc, const char* const* argv) {
+  const std::string program = std::filesystem::path(argc > 0 ? argv[0] : "lexico").filename();
+  app.set_version_flag("--version", fmt::format("{} {}", program, LEXICO_VERSION));
   try {
     app.parse(argc, const_cast<char**>(argv));
   } catch (const CLI::CallForHelp&) {

@@ -11,9 +11,10 @@
 
 namespace lexico::base {
 
-// Parses argv into `app`. OK: go on. Cancelled with the text to print on stdout: --help or
-// --version was asked for, exit with 0. InvalidArgument: print it on stderr, exit with 2; for an
-// unknown flag or subcommand the message names the nearest known one.
+// Adds --version to `app` ("PROGRAM VERSION") and parses argv into it. OK: go on. Cancelled with
+// the text to print on stdout: --help or --version was asked for, exit with 0. InvalidArgument:
+// print it on stderr, exit with 2; for an unknown flag or subcommand the message names the nearest
+// known one.
 absl::Status ParseCommandLine(CLI::App& app, int argc, const char* const* argv);
 
 // The candidate with the smallest edit distance to `word`, or "" when none is within half its

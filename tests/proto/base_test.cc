@@ -120,6 +120,13 @@ TEST(OptionsTest, UnknownFlagNamesTheNearest) {
   EXPECT_EQ(lease, 7);
 }
 
+TEST(OptionsTest, EveryProgramTellsItsVersion) {
+  CLI::App app("test");
+  const char* version[] = {"/opt/lexico/bin/lexico-worker", "--version"};
+  EXPECT_THAT(ParseCommandLine(app, 2, version),
+              StatusIs(absl::StatusCode::kCancelled, "lexico-worker " LEXICO_VERSION "\n"));
+}
+
 TEST(OptionsTest, AddressesAreCheckedWithTheirValueAndTheRemedy) {
   for (const char* good : {"127.0.0.1:50051", "localhost:1", "h:65535", "[::1]:50051"}) {
     EXPECT_THAT(CheckAddress("--server", good, AddressUse::kConnect), IsOk()) << good;

@@ -23,7 +23,8 @@ function(lexico_library)
   endif()
 endfunction()
 
-# lexico_binary(NAME lexico-worker SRCS main.cc DEPS ...): an executable in ${CMAKE_BINARY_DIR}/bin.
+# lexico_binary(NAME lexico-worker SRCS main.cc DEPS ...): an executable in ${CMAKE_BINARY_DIR}/bin that
+# is installed and packed by tools/bundle.
 function(lexico_binary)
   cmake_parse_arguments(ARG "" "NAME" "SRCS;DEPS" ${ARGN})
   add_executable(${ARG_NAME} ${ARG_SRCS})
@@ -31,7 +32,7 @@ function(lexico_binary)
   target_compile_options(${ARG_NAME} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${LEXICO_WARNINGS}>)
   target_link_libraries(${ARG_NAME} PRIVATE ${ARG_DEPS})
   set_target_properties(${ARG_NAME} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/bin")
-  install(TARGETS ${ARG_NAME} RUNTIME DESTINATION bin)
+  lexico_install_program(${ARG_NAME})
 endfunction()
 
 # lexico_test(NAME base_test SRCS ... DEPS ... [LABELS ...] [TIMEOUT s]): a GoogleTest program and a ctest case.

@@ -10,7 +10,6 @@
 int main(int argc, char** argv) {
   lexico::kernels::cpu::EnsureShortSpin(argv);
   CLI::App app("Evaluates a model folder with the worker's own code.", "lexico-eval");
-  app.set_version_flag("--version", "lexico-eval " LEXICO_VERSION);
   app.require_subcommand(1);
   lexico::eval::Action action;
   lexico::eval::AddDocumentCommand(app, &action);
