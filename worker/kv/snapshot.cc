@@ -186,8 +186,8 @@ absl::StatusOr<std::unique_ptr<SessionImport>> SessionImport::Begin(
   import->blocks_ = std::move(blocks);
   if (!pool->on_host()) {
     // Not cleared: what is not received is not kept.
-    import->staging_ = std::make_unique_for_overwrite<uint8_t[]>(import->n_pages_ *
-                                                                 layout.page_block_bytes());
+    import->staging_ =
+        std::make_unique_for_overwrite<uint8_t[]>(import->n_pages_ * layout.page_block_bytes());
   }
   uint8_t* window_block = nullptr;
   if (!pool->Acquire(layout.window_block_bytes(), {&window_block, 1})) {
