@@ -165,6 +165,44 @@ TEST(LocalPlanTest, WorkersShareMemoryAndCoresAndKnowTheOthers) {
   EXPECT_TRUE(has("--worker_id=worker-2"));
 }
 
+TEST(LocalPlanTest, WorkersRunWhereTheirDevicesAre) {
+  LocalOptions options;
+  options.devices = {"cuda:0", "cpu"};
+  ASSERT_THAT(ResolveWorkers(&options), IsOk());
+  EXPECT_EQ(options.n_workers, 2);
+  const auto workers = Workers(options, "/bin", "/data", "c:1", "s:2", 1000, 8);
+  const auto has = [&](size_t worker, const std::string& start) {
+    return std::ranges::any_of(workers[worker].flags,
+                               [&](const std::string& flag) { return flag.starts_with(start); });
+  };
+  EXPECT_TRUE(has(0, "--device=cuda:0"));
+  EXPECT_FALSE(has(0, "--kv_memory"));  // the worker takes what is left of the GPU
+  EXPECT_TRUE(has(1, "--device=cpu"));
+  EXPECT_TRUE(has(1, "--kv_memory=200"));
+}
+
+TEST(LocalPlanTest, NumbersOfWorkersFollowFromTheDevices) {
+  const auto resolved = [](std::vector<std::string> devices, int n_workers = 0,
+                           std::string kv_memory = "") -> absl::StatusOr<int> {
+    LocalOptions options;
+    options.devices = std::move(devices);
+    options.n_workers = n_workers;
+    options.kv_memory = std::move(kv_memory);
+    const absl::Status status = ResolveWorkers(&options);
+    if (!status.ok()) return status;
+    return options.n_workers;
+  };
+  EXPECT_EQ(*resolved({"cpu"}), 2);
+  EXPECT_EQ(*resolved({"cuda"}), 1);
+  EXPECT_EQ(*resolved({"cpu"}, 5), 5);
+  EXPECT_EQ(*resolved({"cuda"}, 2, "8GiB"), 2);
+  EXPECT_THAT(resolved({"cuda"}, 2), StatusIs(StatusCode::kInvalidArgument, "2 workers share"));
+  EXPECT_THAT(resolved({"cuda:1", "cuda:1"}),
+              StatusIs(StatusCode::kInvalidArgument, "2 workers share cuda:1"));
+  EXPECT_THAT(resolved({"cuda:0", "cuda:1"}, 3),
+              StatusIs(StatusCode::kInvalidArgument, "2 devices for 3 workers"));
+}
+
 TEST(LocalPlanTest, DataDirIsLockedAgainstASecondSupervisor) {
   const tests::TempDir dir;
   ASSERT_THAT(PrepareDataDir(dir.File("d")), IsOk());

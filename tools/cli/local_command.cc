@@ -60,6 +60,7 @@ void PrintAddresses(const Globals& globals, const LocalOptions& options,
 
 absl::Status Local(const Globals& globals, const LocalOptions& given) {
   LocalOptions options = given;
+  LEXICO_RETURN_IF_ERROR(ResolveWorkers(&options));
   if (options.model.empty()) {
     LEXICO_ASSIGN_OR_RETURN(options.model, FindEmbeddedModel(ExecutableFolder()));
   }
@@ -111,8 +112,14 @@ void AddLocalCommand(CLI::App& app, Command& command) {
       ->add_option("--dictionary", options->dictionary,
                    "Dictionary file (default: that of the model folder)")
       ->type_name(kPathType);
-  local->add_option("--workers", options->n_workers, "Worker processes")
-      ->check(CLI::Range(1, 64))
+  local
+      ->add_option("--workers", options->n_workers,
+                   "Worker processes (default: one for each device, two on a CPU)")
+      ->check(CLI::Range(1, 64));
+  local
+      ->add_option("--device", options->devices,
+                   "Where workers run: cpu, cuda, cuda:1, ...; one for all or one for each worker")
+      ->delimiter(',')
       ->capture_default_str();
   local
       ->add_option("--data-dir", options->data_dir,
@@ -125,7 +132,7 @@ void AddLocalCommand(CLI::App& app, Command& command) {
   local
       ->add_option("--kv-memory", options->kv_memory,
                    "Memory for pages of each worker, as in 2GiB (default: its share of 40 % of "
-                   "what is free)")
+                   "what is free; on a GPU all that is left)")
       ->check(ByteSize());
   local->add_option("--store-memory", options->store_memory, "Memory of the store, as in 1GiB")
       ->check(ByteSize());
@@ -150,6 +157,7 @@ void AddLocalCommand(CLI::App& app, Command& command) {
 Examples:
   lexico local
   lexico local --model ~/models/my-llama --workers 1 --data-dir ~/lexico-data
+  lexico local --device cuda          one worker on the first GPU; cuda:0,cuda:1 for two on two
   lexico local --port 0 --json        for scripts: addresses as JSON, then "ready")");
   Bind(local, command, options, &Local);
 }

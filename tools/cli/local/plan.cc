@@ -15,6 +15,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr char kCpu[] = "cpu";
+constexpr int kCpuWorkers = 2;  // so that sessions can move
 constexpr char kAnyPort[] = "127.0.0.1:0";
 // Of the memory that is free at the start, for all workers' pages; the rest is for weights, the
 // store, and whatever else the machine does.
@@ -82,6 +84,32 @@ absl::StatusOr<std::string> PrepareDataDir(const std::string& data_dir) {
   return path;  // the descriptor stays open: the lock ends with the process
 }
 
+absl::Status ResolveWorkers(LocalOptions* options) {
+  const auto n_devices = static_cast<int>(options->devices.size());
+  if (options->n_workers == 0) {
+    const bool cpu_only = n_devices == 1 && options->devices[0] == kCpu;
+    options->n_workers = cpu_only ? kCpuWorkers : n_devices;
+  }
+  if (n_devices > 1 && n_devices != options->n_workers) {
+    return absl::InvalidArgumentError(
+        fmt::format("--device names {} devices for {} workers; name one for all, one for each, or "
+                    "leave --workers out",
+                    n_devices, options->n_workers));
+  }
+  if (!options->kv_memory.empty()) return absl::OkStatus();
+  for (const std::string& device : options->devices) {
+    if (device == kCpu) continue;
+    const auto sharing =
+        n_devices == 1 ? options->n_workers : std::ranges::count(options->devices, device);
+    if (sharing <= 1) continue;
+    return absl::InvalidArgumentError(
+        fmt::format("{} workers share {}, of which each would take all that is left; say with "
+                    "--kv-memory how much, or run one worker",
+                    sharing, device));
+  }
+  return absl::OkStatus();
+}
+
 ServerSpec StoreServer(const LocalOptions& options, const std::string& programs,
                        const std::string& data_dir) {
   ServerSpec store = MakeSpec(options, "store", programs + "/lexico-cache-store", data_dir, 2);
@@ -125,9 +153,11 @@ std::vector<ServerSpec> Workers(const LocalOptions& options, const std::string& 
     worker.flags.push_back(fmt::format("--drain_timeout={}", options.drain_timeout_s));
     if (options.queue_max > 0)
       worker.flags.push_back(fmt::format("--queue_max={}", options.queue_max));
+    const std::string& device = options.devices[options.devices.size() > 1 ? i - 1 : 0];
+    worker.flags.push_back("--device=" + device);
     if (!options.kv_memory.empty()) {
       worker.flags.push_back("--kv_memory=" + options.kv_memory);
-    } else if (available_bytes > 0) {
+    } else if (device == kCpu && available_bytes > 0) {
       worker.flags.push_back(
           fmt::format("--kv_memory={}",
                       static_cast<size_t>(static_cast<double>(available_bytes) * kPagesShare) /
