@@ -152,6 +152,29 @@ TEST_F(BenchServingTest, NobodyThereAndNoWorkerAreSaidOnce) {
   StartCoordinator();
 }
 
+TEST_F(BenchServingTest, CoordinatorThatGoesAwayEndsTheLoadWithWhatWasDone) {
+  AddWorker("w1").set_token_delay(absl::Milliseconds(5));
+  std::thread killer([&] {
+    Eventually([&] { return WorkerAt("w1").n_tokens_sent() > 30; }, "visits are made");
+    StopCoordinator();
+  });
+  const Done done = Bench(Small({"--users", "1", "--sessions", "100000", "--profiles", "dense"}));
+  killer.join();
+  EXPECT_EQ(done.exit_code, 3);
+  EXPECT_NE(done.err.find("is a server running at " + address_), std::string::npos) << done.err;
+  EXPECT_GT(done.profile(0)["visits"]["done"], 1);
+  EXPECT_LT(done.profile(0)["visits"]["begun"], 100000);
+  StartCoordinator();
+}
+
+TEST_F(BenchServingTest, WorkerThatIsUnavailableDoesNotEndTheLoad) {
+  AddWorker("w1").FailRun(absl::UnavailableError("worker w1 is shutting down"));
+  const Done done = Bench(Small({"--users", "1", "--sessions", "2", "--profiles", "dense"}));
+  EXPECT_EQ(done.exit_code, 1);
+  EXPECT_EQ(done.profile(0)["visits"]["failed"], 2);
+  EXPECT_TRUE(List().empty());
+}
+
 TEST_F(BenchServingTest, UnknownProfileAndWrongUsageSayWhatIsRight) {
   AddWorker("w1");
   const Done profile = Bench(Small({"--users", "1", "--profiles", "papier"}));

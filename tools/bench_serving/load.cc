@@ -15,7 +15,6 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "proto/base/status.h"
-#include "proto/rpc/status_map.h"
 #include "tools/bench_serving/arrivals.h"
 #include "tools/bench_serving/text.h"
 #include "tools/bench_serving/visit.h"
@@ -154,13 +153,16 @@ class Load {
 
   void Visit(const VisitPlan& plan, SteadyTime arrival) {
     const VisitOutcome outcome = MakeVisit(client_, plan, arrival, stop_);
+    // A worker that leaves is UNAVAILABLE too: whether the coordinator is there, it says itself.
+    absl::Status there;
+    if (absl::IsUnavailable(outcome.status)) {
+      there = client_.Call(&v1::Inference::Stub::ListModels, v1::ListModelsRequest()).status();
+    }
     absl::MutexLock lock(&mutex_);
     tally_.Add(outcome.tally);
-    // Nobody answers: a service that is there gives its reason.
-    if (absl::IsUnavailable(outcome.status) && rpc::ReasonOf(outcome.status).empty()) {
-      is_away_ = true;
-      away_status_ = outcome.status;
-    }
+    if (!absl::IsUnavailable(there)) return;
+    is_away_ = true;
+    away_status_ = there;
   }
 
   // An arrival for which there is no thread.
