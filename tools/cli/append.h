@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "absl/status/statusor.h"
 #include "lexico/v1/inference.pb.h"
@@ -14,5 +15,10 @@ namespace lexico::cli {
 absl::StatusOr<v1::AppendTextResponse> AppendFile(const Client& client,
                                                   const std::string& session_id,
                                                   const std::string& path);
+
+// The same for text in memory, without a word on the terminal. UTF-8 is the server's to check.
+absl::StatusOr<v1::AppendTextResponse> AppendString(const Client& client,
+                                                    const std::string& session_id,
+                                                    std::string_view text);
 
 }  // namespace lexico::cli

@@ -117,6 +117,25 @@ absl::StatusOr<v1::AppendTextResponse> AppendFile(const Client& client,
   return response;
 }
 
+absl::StatusOr<v1::AppendTextResponse> AppendString(const Client& client,
+                                                    const std::string& session_id,
+                                                    std::string_view text) {
+  const auto context = client.NewContext(absl::ZeroDuration());
+  v1::AppendTextResponse response;
+  const auto writer = client.inference().AppendText(context.get(), &response);
+  v1::AppendTextRequest message;
+  message.set_session_id(session_id);
+  bool is_open = writer->Write(message);
+  message.clear_session_id();
+  for (size_t at = 0; is_open && at < text.size(); at += kChunkBytes) {
+    message.set_text(std::string(text.substr(at, kChunkBytes)));
+    is_open = writer->Write(message);
+  }
+  writer->WritesDone();
+  LEXICO_RETURN_IF_ERROR(client.Convert(writer->Finish(), absl::ZeroDuration()));
+  return response;
+}
+
 void AddAppendCommand(CLI::App& session, Command& command) {
   auto options = std::make_shared<AppendOptions>();
   auto* append = session.add_subcommand("append", "Read a document into a session");

@@ -40,16 +40,6 @@ absl::Status CheckTexts(const CLI::App& app) {
   return absl::OkStatus();
 }
 
-// gRPC ends the process on metadata outside printable ASCII; the server's own rule is narrower.
-absl::Status CheckTenant(const std::string& tenant) {
-  const auto bad = std::find_if_not(tenant.begin(), tenant.end(),
-                                    [](unsigned char c) { return absl::ascii_isprint(c); });
-  if (bad == tenant.end()) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      fmt::format("--tenant has the byte 0x{:02x} at {}; allowed are letters, digits and ._-",
-                  static_cast<unsigned char>(*bad), bad - tenant.begin()));
-}
-
 }  // namespace
 
 void AddCommands(CLI::App& app, Command& command) {
@@ -93,6 +83,16 @@ absl::Status ParseArguments(CLI::App& app, int argc, const char* const* argv, Co
   LEXICO_RETURN_IF_ERROR(
       base::CheckAddress("--server", command.globals.server, base::AddressUse::kConnect));
   return CheckTenant(command.globals.tenant);
+}
+
+// gRPC ends the process on metadata outside printable ASCII; the server's own rule is narrower.
+absl::Status CheckTenant(const std::string& tenant) {
+  const auto bad = std::find_if_not(tenant.begin(), tenant.end(),
+                                    [](unsigned char c) { return absl::ascii_isprint(c); });
+  if (bad == tenant.end()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      fmt::format("--tenant has the byte 0x{:02x} at {}; allowed are letters, digits and ._-",
+                  static_cast<unsigned char>(*bad), bad - tenant.begin()));
 }
 
 int ExitCode(const absl::Status& status) {

@@ -36,6 +36,9 @@ void AddCommands(CLI::App& app, Command& command);
 // metadata. `command.globals.json` is right also when parsing fails.
 absl::Status ParseArguments(CLI::App& app, int argc, const char* const* argv, Command& command);
 
+// InvalidArgument for a tenant that is no gRPC metadata, with the byte and what is allowed.
+absl::Status CheckTenant(const std::string& tenant);
+
 // The CLI11 type name of options that hold the name of a file or a folder.
 inline constexpr char kPathType[] = "PATH";
 

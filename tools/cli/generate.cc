@@ -74,29 +74,34 @@ void AddGenerateFlags(CLI::App& app, v1::GenerateRequest& request) {
                  base::kLogprobsMax, [s](const int& n) { s->set_n_logprobs(n); });
 }
 
+absl::Status StreamGenerate(const Client& client, grpc::ClientContext& context,
+                            const v1::GenerateRequest& request,
+                            const std::function<void(v1::GenerateEvent&)>& take) {
+  const auto reader = client.inference().Generate(&context, request);
+  v1::GenerateEvent event;
+  while (reader->Read(&event)) take(event);
+  return client.Convert(reader->Finish(), absl::ZeroDuration());
+}
+
 absl::StatusOr<Answer> Generate(const Client& client, const v1::GenerateRequest& request,
                                 const std::function<void(std::string_view)>& show,
                                 const std::atomic<bool>* cancel) {
   const auto context = client.NewContext(absl::ZeroDuration());
-  const auto reader = client.inference().Generate(context.get(), request);
   const CancelWatch watch(*context, cancel);
   Answer answer;
-  {
-    std::optional<Progress> progress(std::in_place, "reading");
-    v1::GenerateEvent event;
-    while (reader->Read(&event)) {
-      if (event.has_started()) answer.started = event.started();
-      if (event.has_progress() && progress) progress->Update(event.progress().fraction(), "");
-      if (event.has_token()) {
-        progress.reset();
-        show(event.token().text());
-        answer.text += event.token().text();
-        answer.tokens.push_back(std::move(*event.mutable_token()));
-      }
-      if (event.has_finished()) answer.finished = event.finished();
+  std::optional<Progress> progress(std::in_place, "reading");
+  const auto take = [&](v1::GenerateEvent& event) {
+    if (event.has_started()) answer.started = event.started();
+    if (event.has_progress() && progress) progress->Update(event.progress().fraction(), "");
+    if (event.has_token()) {
+      progress.reset();
+      show(event.token().text());
+      answer.text += event.token().text();
+      answer.tokens.push_back(std::move(*event.mutable_token()));
     }
-  }
-  LEXICO_RETURN_IF_ERROR(client.Convert(reader->Finish(), absl::ZeroDuration()));
+    if (event.has_finished()) answer.finished = event.finished();
+  };
+  LEXICO_RETURN_IF_ERROR(StreamGenerate(client, *context, request, take));
   return answer;
 }
 

@@ -25,8 +25,14 @@ struct Answer {
 // the parsing.
 void AddGenerateFlags(CLI::App& app, v1::GenerateRequest& request);
 
-// Runs the call. `show` gets each piece of text at once. `cancel`, when not null, is looked at
-// every 50 ms and ends the call when true (the status is then CANCELLED).
+// Runs the call and gives each event to `take` as it arrives, on this thread. `context` is one of
+// client.NewContext(); others may cancel through it. Errors as Client::Convert.
+absl::Status StreamGenerate(const Client& client, grpc::ClientContext& context,
+                            const v1::GenerateRequest& request,
+                            const std::function<void(v1::GenerateEvent&)>& take);
+
+// The same with progress on a terminal. `show` gets each piece of text at once. `cancel`, when not
+// null, is looked at every 50 ms and ends the call when true (the status is then CANCELLED).
 absl::StatusOr<Answer> Generate(const Client& client, const v1::GenerateRequest& request,
                                 const std::function<void(std::string_view)>& show,
                                 const std::atomic<bool>* cancel = nullptr);
