@@ -307,7 +307,8 @@ void BenchBulk(std::span<const NamedPage> pages) {
 }  // namespace lexico::store
 
 int main(int argc, char** argv) {
-  std::string dir = std::filesystem::temp_directory_path() / "lexico-bench-store";
+  std::error_code error;  // no temporary folder: the working directory
+  std::string dir = std::filesystem::temp_directory_path(error) / "lexico-bench-store";
   size_t n_pages = 8000;
   CLI::App app("Measures the store's tiers and bulk plane beside the limits of this machine.",
                "lexico-bench-store");
