@@ -10,6 +10,7 @@
 #include "proto/base/fault.h"
 #include "proto/base/hash.h"
 #include "proto/base/options.h"
+#include "proto/base/split_mix.h"
 #include "proto/base/status.h"
 #include "tests/support/status_matchers.h"
 
@@ -209,6 +210,17 @@ TEST(ClockTest, FakeTimeStandsStill) {
   FakeClock clock;
   EXPECT_EQ(clock.Now(), clock.Now());
   EXPECT_LT(absl::AbsDuration(Clock::Real()->Now() - absl::Now()), absl::Seconds(5));
+}
+
+// The first numbers of the authors' generator with the seed 1234567.
+TEST(SplitMixTest, IsTheGeneratorOfThePaper) {
+  uint64_t state = 1234567;
+  const uint64_t expected[] = {6457827717110365317U, 3203168211198807973U, 9817491932198370423U,
+                               4593380528125082431U, 16408922859458223821U};
+  for (const uint64_t number : expected) {
+    EXPECT_EQ(SplitMixFinish(state += kSplitMixStep), number);
+  }
+  EXPECT_EQ(SplitMix(1234567), expected[0]);
 }
 
 }  // namespace

@@ -305,6 +305,13 @@ TEST_F(EngineTest, AccountsOfACallAddUp) {
   EXPECT_EQ(metrics_.back()->Counter("lexico_coded_vectors_total", {"k"}).Value(), 608 * 2 * 3);
 }
 
+// Between two slices the other sessions decode, so a short prompt has one.
+TEST_F(EngineTest, AShortPromptIsOneSliceAndALongOneIsMany) {
+  Open("s");
+  EXPECT_EQ(Append("s", RandomIds(10)).progress.size(), 1U);
+  EXPECT_GT(Append("s", RandomIds(300)).progress.size(), 4U);
+}
+
 TEST_F(EngineTest, MemoryComesBackWhenSessionsGo) {
   for (int i = 0; i < 3; ++i) {
     Open("s" + std::to_string(i), i == 0 ? "dense" : "paper-s8");

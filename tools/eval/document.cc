@@ -7,6 +7,7 @@
 #include <set>
 #include <span>
 
+#include "proto/base/split_mix.h"
 #include "proto/base/status.h"
 
 namespace lexico::eval {
@@ -176,12 +177,7 @@ absl::StatusOr<std::vector<std::string>> FileSentences(Random& random, const std
 
 }  // namespace
 
-uint64_t Random::Next() {
-  uint64_t z = (state_ += 0x9e3779b97f4a7c15ull);
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-  return z ^ (z >> 31);
-}
+uint64_t Random::Next() { return base::SplitMixFinish(state_ += base::kSplitMixStep); }
 
 absl::StatusOr<Document> MakeDocument(const DocumentOptions& options) {
   if (options.n_facts < 1 || options.n_facts > 200) {

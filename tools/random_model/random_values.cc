@@ -4,16 +4,10 @@
 #include <cmath>
 #include <vector>
 
+#include "proto/base/split_mix.h"
+
 namespace lexico::random_model {
 namespace {
-
-uint64_t Mix(uint64_t z) {
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-  return z ^ (z >> 31);
-}
-
-constexpr uint64_t kGolden = 0x9e3779b97f4a7c15;  // 2^64 / golden ratio, the step of SplitMix64
 
 float NormalFrom(uint64_t bits) {
   const auto sum = static_cast<int64_t>((bits & 0xffff) + ((bits >> 16) & 0xffff) +
@@ -23,7 +17,9 @@ float NormalFrom(uint64_t bits) {
   return static_cast<float>(sum - 131070) * kScale;
 }
 
-uint64_t StartOf(const Stream& stream) { return Mix(Mix(stream.seed + kGolden) ^ stream.array); }
+uint64_t StartOf(const Stream& stream) {
+  return base::SplitMixFinish(base::SplitMix(stream.seed) ^ stream.array);
+}
 
 // Finite values only.
 uint16_t Bf16Of(float value) {
@@ -46,16 +42,16 @@ uint16_t F16Of(float value) {
 }  // namespace
 
 float NormalAt(const Stream& stream, uint64_t index) {
-  return NormalFrom(Mix(StartOf(stream) + (index + 1) * kGolden));
+  return NormalFrom(base::SplitMixFinish(StartOf(stream) + (index + 1) * base::kSplitMixStep));
 }
 
 void FillBf16(const Stream& stream, uint64_t first, double mean, double deviation,
               std::span<uint16_t> values) {
-  const uint64_t start = StartOf(stream) + (first + 1) * kGolden;
+  const uint64_t start = StartOf(stream) + (first + 1) * base::kSplitMixStep;
   const auto m = static_cast<float>(mean);
   const auto d = static_cast<float>(deviation);
   for (size_t j = 0; j < values.size(); ++j) {
-    values[j] = Bf16Of(m + d * NormalFrom(Mix(start + j * kGolden)));
+    values[j] = Bf16Of(m + d * NormalFrom(base::SplitMixFinish(start + j * base::kSplitMixStep)));
   }
 }
 

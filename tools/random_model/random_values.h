@@ -14,7 +14,7 @@ struct Stream {
 };
 
 // Nearly normal, mean 0 and variance 1: the sum of four uniform numbers of 16 bits (Irwin-Hall;
-// its tails end at 3.46). One SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) a number, because a
+// its tails end at 3.46). One number of base/split_mix.h each, because a
 // model has 10^10 of them.
 float NormalAt(const Stream& stream, uint64_t index);
 

@@ -102,7 +102,7 @@ class DecodeStep {
   Buffers buffers_ = {};
   // Of a device, in host memory.
   kernels::HostBuffer row_logits_;  // [vocab_size], of one session
-  kernels::HostBuffer results_;     // what results_of cuts
+  kernels::HostBuffer results_;     // what CutResults cuts
   struct Results {
     int32_t* non_finite;             // [n_layers, n]
     float* top;                      // [n, n_top]

@@ -8,6 +8,7 @@
 
 #include "proto/base/check.h"
 #include "proto/base/limits.h"
+#include "proto/base/split_mix.h"
 
 namespace lexico::worker {
 namespace {
@@ -107,13 +108,7 @@ absl::Status SamplingParams::Validate() const {
 
 double UniformAt(uint64_t seed, int64_t position) {
   // Two finalisers with the seed between them: neighbouring seeds and positions are unrelated.
-  const auto mix = [](uint64_t z) {
-    z += 0x9e3779b97f4a7c15;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-    return z ^ (z >> 31);
-  };
-  const uint64_t bits = mix(mix(seed) ^ static_cast<uint64_t>(position));
+  const uint64_t bits = base::SplitMix(base::SplitMix(seed) ^ static_cast<uint64_t>(position));
   return static_cast<double>(bits >> 11) * 0x1.0p-53;
 }
 
