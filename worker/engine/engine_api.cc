@@ -159,9 +159,10 @@ absl::StatusOr<std::unique_ptr<SessionImport>> Engine::Impl::BeginImport(
 
 absl::StatusOr<SessionInfo> Engine::Impl::FinishImport(const std::string& session_id,
                                                        std::unique_ptr<SessionImport> import) {
+  std::unique_ptr<SessionKv> kv = import->Finish().kv;  // waits for copies, so without the lock
   absl::MutexLock lock(&mutex_);
   LEXICO_RETURN_IF_ERROR(CheckNew(session_id));
-  AddSession(session_id, import->Finish().kv);
+  AddSession(session_id, std::move(kv));
   return sessions_[session_id]->info;
 }
 

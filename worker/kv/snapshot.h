@@ -8,7 +8,6 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <variant>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -24,10 +23,10 @@ namespace lexico::worker {
 // written, not on the engine's thread.
 struct PageExport {
   store::PageHeader header;
-  // Of all layers: the pool's block, or a copy where that is not memory of the host.
-  std::variant<BlockRef, std::shared_ptr<const uint8_t[]>> block;
+  BlockRef block;     // of all layers
   size_t offset = 0;  // of this layer
 
+  // REQUIRES: blocks are memory of the host. payload_reader.h reads others too.
   std::span<const uint8_t> payload() const;
 };
 
@@ -46,8 +45,8 @@ struct SessionSnapshot {
   std::vector<WindowExport> windows;  // [n_layers]; empty without window or when not asked for
 };
 
-// Sealed pages from `first_page` on, [n_pages - first_page, n_layers].
-// On a device they are copied, so what ops have written must be there (page_pool.h).
+// Sealed pages from `first_page` on, [n_pages - first_page, n_layers]. They are read beside the
+// ops, so what ops have written must be there (page_pool.h).
 std::vector<PageExport> ExportPages(PagePool* pool, const SessionKv& kv, int64_t first_page);
 
 SessionSnapshot ExportSession(PagePool* pool, const SessionKv& kv, bool with_window);
@@ -56,14 +55,15 @@ SessionSnapshot ExportSession(PagePool* pool, const SessionKv& kv, bool with_win
 // that decide what of them may be used.
 //
 //   import = SessionImport::Begin(pool, layout, identity, manifest)
-//   for every page:    receive into page_buffer(i), then AcceptPage(i, header)
-//   for every window:  receive into window_buffer(layer, header), then AcceptWindow(layer, header)
+//   while (range = import->NextPages()) is not empty:
+//     for every page of it:  receive into page_buffer(i), then AcceptPage(i, header)
+//   for every window:  receive into window_buffer(layer), then AcceptWindow(layer, header)
 //   kv = import->Finish()
 //
 // Pages that are never accepted (lost, damaged) do not stop it: Finish keeps the longest run of
 // whole pages from the start, and the tokens after it become pending, to be prefilled again.
 //
-// Thread-compatible.
+// Thread-compatible; different pages of a range may be received and accepted by several threads.
 class SessionImport {
  public:
   // Takes all blocks now. FailedPrecondition names the fingerprint, profile or shape that differs
@@ -80,6 +80,16 @@ class SessionImport {
   // [n_pages * n_layers], in the order of manifest.page_keys.
   int64_t n_pages() const { return static_cast<int64_t>(page_keys_.size()); }
   const store::PageKey& page_key(int64_t index) const { return page_keys_[index]; }
+  // The pages to receive next, those after the last range: all of them where blocks are memory of
+  // the host. On a device as many as half a lane (staging.h) takes, which is held until the last
+  // range or Finish; accepted pages of the range before are copied to their blocks meanwhile.
+  struct Range {
+    int64_t begin = 0;
+    int64_t end = 0;
+    bool empty() const { return begin == end; }
+  };
+  Range NextPages();
+  // REQUIRES: `index` is in the last range.
   std::span<uint8_t> page_buffer(int64_t index);
   // Verifies the payload in the buffer against the header, and both against what was asked for.
   // Errors: those of VerifyPayload and CheckExpected; the page then counts as missing.
@@ -103,7 +113,8 @@ class SessionImport {
  private:
   SessionImport(PagePool* pool, const KvLayout& layout, const store::ChainScope& scope);
   absl::Status CheckKeys(const store::Manifest& manifest);
-  void UploadBlocks();
+  uint8_t* PageOf(int64_t index) const;
+  void UploadAccepted();
 
   PagePool* const pool_;
   const KvLayout layout_;
@@ -115,8 +126,9 @@ class SessionImport {
   int64_t n_pages_ = 0;           // a layer
   int64_t window_rows_ = 0;       // of the stored window
   std::vector<uint8_t*> blocks_;  // [n_pages]
-  // Where pages are received if the pool is not memory of the host; [n_pages, page_block_bytes].
-  std::unique_ptr<uint8_t[]> staging_;
+  Range range_;                   // pages that are being received
+  Staging::LaneHold lane_;        // where, if blocks are not memory of the host: in half half_
+  int half_ = 0;
   uint8_t* window_block_ = nullptr;
   std::vector<std::vector<uint8_t>> window_payloads_;
   std::vector<PageError> errors_;  // [n_pages, n_layers]

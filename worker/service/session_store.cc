@@ -58,42 +58,66 @@ absl::Status CheckIdentity(const SessionIdentity& identity, const store::Manifes
 
 // Receives the pages and windows that the store has; returns how many came damaged. Unavailable or
 // DeadlineExceeded: the store went away or hangs, and what is missing may be there all the same.
-absl::StatusOr<int64_t> Fetch(store::Client& client, SessionImport& import,
-                              const store::Manifest& manifest, absl::Time deadline) {
-  std::vector<store::PageIn> pages(import.n_pages() + import.n_windows());
-  for (int64_t i = 0; i < import.n_pages(); ++i) {
-    pages[i].expected.key = import.page_key(i);
-    pages[i].payload = import.page_buffer(i);
-  }
-  for (int layer = 0; layer < import.n_windows(); ++layer) {
-    store::PageIn& page = pages[import.n_pages() + layer];
-    page.expected.key = import.window_key(layer);
-    page.payload = import.window_buffer(layer);
-  }
-  for (store::PageIn& page : pages) page.expected.model = manifest.model;
-  const absl::Status fetched = client.GetPages(pages, deadline);
-  if (IsOutOfReach(fetched)) return fetched;
-  if (!fetched.ok()) {
-    spdlog::warn("session {}: pages not fetched: {}", manifest.session_id,
-                 std::string(fetched.message()));
-  }
-  int64_t n_damaged = 0;
-  for (size_t i = 0; i < pages.size(); ++i) {
-    absl::Status status = pages[i].status;
-    if (status.ok()) {
-      const auto index = static_cast<int64_t>(i);
-      status =
-          index < import.n_pages()
-              ? import.AcceptPage(index, pages[i].header)
-              : import.AcceptWindow(static_cast<int>(index - import.n_pages()), pages[i].header);
+class Fetch {
+ public:
+  Fetch(store::Client* client, SessionImport* import, const store::Manifest* manifest,
+        absl::Time deadline)
+      : client_(client), import_(import), manifest_(manifest), deadline_(deadline) {}
+
+  absl::StatusOr<int64_t> Run() {
+    for (auto range = import_->NextPages(); !range.empty(); range = import_->NextPages()) {
+      std::vector<store::PageIn> pages;
+      for (int64_t i = range.begin; i < range.end; ++i) {
+        pages.push_back(PageIn(import_->page_key(i), import_->page_buffer(i)));
+      }
+      LEXICO_RETURN_IF_ERROR(Get(pages, [&](size_t i, const store::PageHeader& header) {
+        return import_->AcceptPage(range.begin + static_cast<int64_t>(i), header);
+      }));
     }
-    if (!absl::IsDataLoss(status) && !absl::IsFailedPrecondition(status)) continue;
-    ++n_damaged;
-    spdlog::warn("session {}: page {} is not used: {}", manifest.session_id,
-                 pages[i].expected.key.ToHex(), std::string(status.message()));
+    std::vector<store::PageIn> windows;
+    for (int layer = 0; layer < import_->n_windows(); ++layer) {
+      windows.push_back(PageIn(import_->window_key(layer), import_->window_buffer(layer)));
+    }
+    if (windows.empty()) return n_damaged_;
+    LEXICO_RETURN_IF_ERROR(Get(windows, [&](size_t i, const store::PageHeader& header) {
+      return import_->AcceptWindow(static_cast<int>(i), header);
+    }));
+    return n_damaged_;
   }
-  return n_damaged;
-}
+
+ private:
+  store::PageIn PageIn(const store::PageKey& key, std::span<uint8_t> payload) const {
+    store::PageIn page{.payload = payload};
+    page.expected.key = key;
+    page.expected.model = manifest_->model;
+    return page;
+  }
+
+  template <typename Accept>
+  absl::Status Get(std::span<store::PageIn> pages, Accept accept) {
+    const absl::Status fetched = client_->GetPages(pages, deadline_);
+    if (IsOutOfReach(fetched)) return fetched;
+    if (!fetched.ok()) {
+      spdlog::warn("session {}: pages not fetched: {}", manifest_->session_id,
+                   std::string(fetched.message()));
+    }
+    for (size_t i = 0; i < pages.size(); ++i) {
+      absl::Status status = pages[i].status;
+      if (status.ok()) status = accept(i, pages[i].header);
+      if (!absl::IsDataLoss(status) && !absl::IsFailedPrecondition(status)) continue;
+      ++n_damaged_;
+      spdlog::warn("session {}: page {} is not used: {}", manifest_->session_id,
+                   pages[i].expected.key.ToHex(), std::string(status.message()));
+    }
+    return absl::OkStatus();
+  }
+
+  store::Client* const client_;
+  SessionImport* const import_;
+  const store::Manifest* const manifest_;
+  const absl::Time deadline_;
+  int64_t n_damaged_ = 0;
+};
 
 }  // namespace
 
@@ -279,7 +303,7 @@ absl::StatusOr<SessionStore::Restored> SessionStore::Restore(const SessionIdenti
   restored.record.n_durable_tokens = static_cast<int64_t>(manifest.tokens.size());
 
   LEXICO_ASSIGN_OR_RETURN(std::unique_ptr<SessionImport> import, engine_->BeginImport(manifest));
-  const absl::StatusOr<int64_t> n_damaged = Fetch(*client_, *import, manifest, deadline);
+  const absl::StatusOr<int64_t> n_damaged = Fetch(client_, import.get(), &manifest, deadline).Run();
   Note(n_damaged.status());
   if (!n_damaged.ok()) return StoreError(n_damaged.status());
   LEXICO_ASSIGN_OR_RETURN(const SessionInfo info,
