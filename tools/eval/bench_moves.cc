@@ -134,7 +134,10 @@ absl::StatusOr<RestoreTimes> Restore(Engine& engine, const Stored& stored, int t
       const std::span<const uint8_t> payload = stored.payload(i);
       std::memcpy(import->page_buffer(i).data(), payload.data(), payload.size());
       const auto header = store::DecodeHeader(stored.headers[i]);
-      if (!header.ok() || !import->AcceptPage(i, *header).ok()) ++n_refused;
+      if (!header.ok() || !store::VerifyPayload(*header, import->page_buffer(i)).ok() ||
+          !import->AcceptPage(i, *header).ok()) {
+        ++n_refused;
+      }
     }
   }
   times.pages_seconds = watch.Lap();

@@ -91,8 +91,9 @@ class SessionImport {
   Range NextPages();
   // REQUIRES: `index` is in the last range.
   std::span<uint8_t> page_buffer(int64_t index);
-  // Verifies the payload in the buffer against the header, and both against what was asked for.
-  // Errors: those of VerifyPayload and CheckExpected; the page then counts as missing.
+  // The page in the buffer is used if it is the one that was asked for. REQUIRES: the payload was
+  // verified against `header` (store::Client does, where it receives). Errors: those of
+  // CheckExpected; the page then counts as missing.
   absl::Status AcceptPage(int64_t index, const store::PageHeader& header);
 
   // 0 or n_layers.
@@ -100,7 +101,7 @@ class SessionImport {
   const store::PageKey& window_key(int layer) const { return window_keys_[layer]; }
   // [payload_bytes] for a window of the length that every header must have.
   std::span<uint8_t> window_buffer(int layer);
-  absl::Status AcceptWindow(int layer, const store::PageHeader& header);
+  absl::Status AcceptWindow(int layer, const store::PageHeader& header);  // as AcceptPage
 
   struct Result {
     std::unique_ptr<SessionKv> kv;

@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+#include <future>
+
 #include "absl/time/clock.h"
 #include "cache_store/format/manifest.h"
 #include "proto/base/bytes.h"
@@ -21,6 +24,11 @@ constexpr absl::Duration kSyncTimeout = absl::Seconds(30);
 constexpr absl::Duration kCancelledCommitDelay = absl::Seconds(5);
 // Keys of one HasPages call: 1 MiB.
 constexpr size_t kHasBatch = 65536;
+
+// A call of the store's verifies its pages when it has received them: several share the connection,
+// so that pages are received meanwhile.
+constexpr size_t kPartsMax = 4;
+constexpr size_t kPartBytesMin = size_t{1} << 20;
 
 bool IsOutOfReach(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
@@ -95,7 +103,7 @@ class Fetch {
 
   template <typename Accept>
   absl::Status Get(std::span<store::PageIn> pages, Accept accept) {
-    const absl::Status fetched = client_->GetPages(pages, deadline_);
+    const absl::Status fetched = GetInParts(pages);
     if (IsOutOfReach(fetched)) return fetched;
     if (!fetched.ok()) {
       spdlog::warn("session {}: pages not fetched: {}", manifest_->session_id,
@@ -110,6 +118,24 @@ class Fetch {
                    pages[i].expected.key.ToHex(), std::string(status.message()));
     }
     return absl::OkStatus();
+  }
+
+  absl::Status GetInParts(std::span<store::PageIn> pages) {
+    const size_t bytes = pages.size() * pages[0].payload.size();
+    const size_t n_parts = std::clamp<size_t>(bytes / kPartBytesMin, 1, kPartsMax);
+    const size_t n = (pages.size() + n_parts - 1) / n_parts;
+    std::vector<std::future<absl::Status>> others;
+    for (size_t i = n; i < pages.size(); i += n) {
+      others.push_back(std::async(std::launch::async, [=, this] {
+        return client_->GetPages(pages.subspan(i, std::min(n, pages.size() - i)), deadline_);
+      }));
+    }
+    absl::Status fetched = client_->GetPages(pages.first(std::min(n, pages.size())), deadline_);
+    for (std::future<absl::Status>& other : others) {
+      const absl::Status status = other.get();
+      if (fetched.ok() || IsOutOfReach(status)) fetched = status;
+    }
+    return fetched;
   }
 
   store::Client* const client_;
