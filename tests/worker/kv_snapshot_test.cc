@@ -24,7 +24,7 @@ class SnapshotTest : public KvTest, public testing::WithParamInterface<bool> {
     return manifest;
   }
   SessionSnapshot Export(const SessionKv& kv) {
-    SessionSnapshot snapshot = ExportSession(pool_.get(), kv, true);
+    SessionSnapshot snapshot = SessionExport(pool_.get(), kv, true).Finish();
     snapshot.manifest = Complete(std::move(snapshot.manifest));
     return snapshot;
   }
@@ -127,7 +127,7 @@ TEST_P(SnapshotTest, WithoutItsWindowTheNewestTokensArePending) {
   const KvLayout layout = Layout("dense");
   auto kv = Open(layout);
   Decode(*kv, 170);
-  SessionSnapshot snapshot = ExportSession(pool_.get(), *kv, false);
+  SessionSnapshot snapshot = SessionExport(pool_.get(), *kv, false).Finish();
   snapshot.manifest = Complete(snapshot.manifest);
   EXPECT_TRUE(snapshot.manifest.window_keys.empty());
   auto import = Begin(layout, snapshot.manifest);
@@ -205,6 +205,21 @@ TEST_P(SnapshotTest, PagesOutliveTheSessionTheyCameFrom) {
   auto other = Open(Layout("paper-s4"));
   Decode(*other, 300);
   EXPECT_EQ(Payloads(snapshot.pages), before);
+}
+
+TEST_P(SnapshotTest, AnExportIsOfTheMomentItBegan) {
+  const KvLayout layout = Layout("paper-s4");
+  auto kv = Open(layout);
+  Decode(*kv, 300);
+  const SessionSnapshot expected = Export(*kv);
+  SessionExport begun(pool_.get(), *kv, true);
+  Decode(*kv, 100);
+  kv.reset();
+  const SessionSnapshot snapshot = begun.Finish();
+  EXPECT_EQ(Complete(snapshot.manifest), expected.manifest);
+  EXPECT_EQ(Payloads(snapshot.pages), Payloads(expected.pages));
+  ASSERT_EQ(snapshot.windows.size(), expected.windows.size());
+  EXPECT_EQ(snapshot.windows[1].payload, expected.windows[1].payload);
 }
 
 TEST_P(SnapshotTest, AnImportThatIsGivenUpLeavesNothingBehind) {

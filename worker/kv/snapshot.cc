@@ -13,14 +13,14 @@
 namespace lexico::worker {
 namespace {
 
-store::PageHeader MakeHeader(const SessionKv& kv, const store::PageShape& shape, int layer,
-                             int64_t first_token, const store::PageKey& key) {
+store::PageHeader MakeHeader(const store::ChainScope& scope, const store::PageShape& shape,
+                             int layer, int64_t first_token, const store::PageKey& key) {
   store::PageHeader header;
   header.shape = shape;
   header.layer = static_cast<uint32_t>(layer);
   header.first_token = static_cast<uint64_t>(first_token);
-  header.model = kv.scope().model;
-  if (shape.kind == store::PageKind::kCodes) header.dictionary = kv.scope().dictionary;
+  header.model = scope.model;
+  if (shape.kind == store::PageKind::kCodes) header.dictionary = scope.dictionary;
   header.key = key;
   return header;
 }
@@ -44,7 +44,8 @@ std::vector<WindowExport> ExportWindows(const PagePool& pool, const SessionKv& k
     const store::PageKey key =
         store::PageKeyOf(chain, static_cast<uint32_t>(layer), store::PageKind::kWindow,
                          static_cast<uint64_t>(kv.n_sealed_tokens()));
-    window.header = MakeHeader(kv, layout.StoredWindow(rows), layer, kv.n_sealed_tokens(), key);
+    window.header =
+        MakeHeader(kv.scope(), layout.StoredWindow(rows), layer, kv.n_sealed_tokens(), key);
     window.payload.resize(2 * half);
     copies.push_back({kv.window_row(layer, false, 0), window.payload.data(), half});
     copies.push_back({kv.window_row(layer, true, 0), window.payload.data() + half, half});
@@ -68,34 +69,43 @@ std::span<const uint8_t> PageExport::payload() const {
   return {block.data() + offset, header.shape.payload_bytes()};
 }
 
-std::vector<PageExport> ExportPages(PagePool* pool, const SessionKv& kv, int64_t first_page) {
-  const KvLayout& layout = kv.layout();
-  const int n_layers = layout.shape.n_layers;
-  std::vector<PageExport> pages;
-  pages.reserve((kv.n_pages() - first_page) * n_layers);
+SealedPages::SealedPages(PagePool* pool, const SessionKv& kv, int64_t first_page)
+    : layout_(kv.layout()), scope_(kv.scope()), first_page_(first_page) {
   for (int64_t page = first_page; page < kv.n_pages(); ++page) {
-    const BlockRef block(pool, const_cast<uint8_t*>(kv.page_blocks()[page]));
+    chains_.push_back(kv.chain(page));
+    blocks_.emplace_back(pool, const_cast<uint8_t*>(kv.page_blocks()[page]));
+    for (int layer = 0; layer < layout_.shape.n_layers; ++layer) {
+      errors_.push_back(kv.page_error(page, layer));
+    }
+  }
+}
+
+std::vector<PageExport> SealedPages::Export() const {
+  const int n_layers = layout_.shape.n_layers;
+  const store::PageShape shape = layout_.StoredPage();
+  std::vector<PageExport> pages;
+  pages.reserve(errors_.size());
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    const int64_t page = first_page_ + static_cast<int64_t>(i);
     for (int layer = 0; layer < n_layers; ++layer) {
-      PageExport exported;
-      exported.header = MakeHeader(kv, layout.StoredPage(), layer, page * layout.page.page_tokens,
-                                   KeyOfPage(layout, kv.chain(page), layer, page));
-      const PageError error = kv.page_error(page, layer);
+      const PageError error = errors_[pages.size()];
+      PageExport& exported = pages.emplace_back();
+      exported.header = MakeHeader(scope_, shape, layer, page * layout_.page.page_tokens,
+                                   KeyOfPage(layout_, chains_[i], layer, page));
       exported.header.relative_error_k = error.k;
       exported.header.relative_error_v = error.v;
-      exported.block = block;
-      exported.offset = layout.page_offset(layer);
-      pages.push_back(std::move(exported));
+      exported.block = blocks_[i];
+      exported.offset = layout_.page_offset(layer);
     }
   }
   return pages;
 }
 
-SessionSnapshot ExportSession(PagePool* pool, const SessionKv& kv, bool with_window) {
-  SessionSnapshot snapshot;
-  snapshot.pages = ExportPages(pool, kv, 0);
-  if (with_window) snapshot.windows = ExportWindows(*pool, kv);
+SessionExport::SessionExport(PagePool* pool, const SessionKv& kv, bool with_window)
+    : pages_(pool, kv, 0) {
+  if (with_window) snapshot_.windows = ExportWindows(*pool, kv);
 
-  store::Manifest& manifest = snapshot.manifest;
+  store::Manifest& manifest = snapshot_.manifest;
   manifest.tenant = kv.scope().tenant;
   manifest.profile = kv.scope().profile;
   manifest.model = kv.scope().model;
@@ -112,11 +122,16 @@ SessionSnapshot ExportSession(PagePool* pool, const SessionKv& kv, bool with_win
   if (manifest.segments.empty() && !manifest.tokens.empty()) {
     manifest.segments.push_back({0, store::SegmentKind::kPrefill});
   }
-  for (const PageExport& page : snapshot.pages) manifest.page_keys.push_back(page.header.key);
-  for (const WindowExport& window : snapshot.windows) {
+}
+
+SessionSnapshot SessionExport::Finish() {
+  snapshot_.pages = pages_.Export();
+  store::Manifest& manifest = snapshot_.manifest;
+  for (const PageExport& page : snapshot_.pages) manifest.page_keys.push_back(page.header.key);
+  for (const WindowExport& window : snapshot_.windows) {
     manifest.window_keys.push_back(window.header.key);
   }
-  return snapshot;
+  return std::move(snapshot_);
 }
 
 SessionImport::SessionImport(PagePool* pool, const KvLayout& layout, const store::ChainScope& scope)
