@@ -129,19 +129,21 @@ void PrintMovesTable(const BusCeilings& bus, const std::vector<MovesRow>& rows, 
         base::HumanBytes(static_cast<double>(row.window_bytes)), 1e3 * row.export_seconds);
     // On a CPU pages are read where they lie.
     if (on_device) {
-      std::cout << fmt::format("  to the host {:6.1f} GB/s, {:.0f}% of pinned\n",
-                               row.to_host_gb_per_s, percent(row.to_host_gb_per_s, bus.to_host));
+      std::cout << fmt::format(
+          "  to the host {:6.1f} GB/s, {:.0f}% of pinned; to the device {:6.1f} GB/s, {:.0f}%\n",
+          row.to_host_gb_per_s, percent(row.to_host_gb_per_s, bus.to_host), row.to_device_gb_per_s,
+          percent(row.to_device_gb_per_s, bus.to_device));
     }
     std::cout << fmt::format("  read and summed by one thread {:6.1f} GB/s\n",
                              row.to_wire_gb_per_s);
     const auto restore = [&](int n_threads, const RestoreTimes& times) {
       std::cout << fmt::format(
-          "  back with {:2} threads {:6.1f} GB/s, {:.0f}% of pinned; first token after {:.3f} s "
+          "  received by {:2} threads {:6.1f} GB/s; first token after {:.3f} s "
           "({:.3f} begin, {:.3f} pages, {:.3f} windows, {:.3f} first token), {:.1f} x sooner than "
           "read again\n",
-          n_threads, ImportRate(row, times), percent(ImportRate(row, times), bus.to_device),
-          times.seconds(), times.begin_seconds, times.pages_seconds, times.windows_seconds,
-          times.first_token_seconds, row.read_again_seconds / times.seconds());
+          n_threads, ImportRate(row, times), times.seconds(), times.begin_seconds,
+          times.pages_seconds, times.windows_seconds, times.first_token_seconds,
+          row.read_again_seconds / times.seconds());
     };
     restore(threads, row.all_threads);
     restore(1, row.one_thread);
@@ -175,6 +177,7 @@ void PrintMovesJson(const BusCeilings& bus, const std::vector<MovesRow>& rows, i
                            {"export_seconds", row.export_seconds},
                            {"to_host_gb_per_s", row.to_host_gb_per_s},
                            {"to_wire_gb_per_s", row.to_wire_gb_per_s},
+                           {"to_device_gb_per_s", row.to_device_gb_per_s},
                            {"restore_all_threads", restore(row, row.all_threads)},
                            {"restore_one_thread", restore(row, row.one_thread)},
                            {"step_seconds", row.step_seconds},

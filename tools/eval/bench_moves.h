@@ -40,6 +40,7 @@ struct MovesRow {
   double export_seconds = 0;       // pages by reference, windows copied
   double to_host_gb_per_s = 0;     // pages to memory from which they can be sent
   double to_wire_gb_per_s = 0;     // the same with the headers and checksums of a put, one thread
+  double to_device_gb_per_s = 0;   // pages that are where an import receives
   RestoreTimes one_thread;         // as a worker does it
   RestoreTimes all_threads;        // pages copied and accepted by all
   double step_seconds = 0;         // of decoding, alone
