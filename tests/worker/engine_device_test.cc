@@ -91,10 +91,7 @@ TEST_P(EngineDeviceTest, SessionsMoveBetweenACpuAndAGpu) {
   Move(*gpu_, "s", *engine_);
   const auto on_cpu = engine_->Export("s", true);
   const auto on_gpu = gpu_->Export("s", true);
-  ASSERT_EQ(on_cpu->pages.size(), on_gpu->pages.size());
-  for (size_t i = 0; i < on_cpu->pages.size(); ++i) {
-    ASSERT_TRUE(std::ranges::equal(on_cpu->pages[i].payload(), on_gpu->pages[i].payload())) << i;
-  }
+  ASSERT_TRUE(Payloads(on_cpu->pages) == Payloads(on_gpu->pages));
 }
 
 TEST_P(EngineDeviceTest, ARestoredSessionContinuesBitForBit) {

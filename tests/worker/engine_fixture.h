@@ -13,6 +13,7 @@
 #include "absl/synchronization/notification.h"
 #include "proto/base/bytes.h"
 #include "tests/support/status_matchers.h"
+#include "tests/worker/carry_pages.h"
 #include "tests/worker/tiny_model.h"
 #include "worker/engine/engine.h"
 #include "worker/engine/errors.h"
@@ -165,20 +166,7 @@ class EngineTest : public testing::Test {
     ASSERT_THAT(decoded, tests::IsOk());
     auto import = to.BeginImport(*decoded);
     ASSERT_THAT(import, tests::IsOk());
-    for (size_t i = 0; i < snapshot->pages.size(); ++i) {
-      const PageExport& page = snapshot->pages[i];
-      const auto header = store::DecodeHeader(store::EncodeHeader(page.header, page.payload()));
-      std::memcpy((*import)->page_buffer(static_cast<int64_t>(i)).data(), page.payload().data(),
-                  page.payload().size());
-      ASSERT_THAT((*import)->AcceptPage(static_cast<int64_t>(i), *header), tests::IsOk());
-    }
-    for (size_t i = 0; i < snapshot->windows.size(); ++i) {
-      const WindowExport& window = snapshot->windows[i];
-      const auto header = store::DecodeHeader(store::EncodeHeader(window.header, window.payload));
-      std::memcpy((*import)->window_buffer(static_cast<int>(i)).data(), window.payload.data(),
-                  window.payload.size());
-      ASSERT_THAT((*import)->AcceptWindow(static_cast<int>(i), *header), tests::IsOk());
-    }
+    ASSERT_THAT(Carry(*snapshot, **import), tests::IsOk());
     ASSERT_THAT(to.FinishImport(id, *std::move(import)), tests::IsOk());
   }
 

@@ -23,7 +23,9 @@ class KvTest : public testing::Test {
   static constexpr int kAtoms = 48;
   static constexpr int kRowDim = kHeads * kHeadDim;
 
-  KvTest() : stream_(kernels::Stream::Cpu(1)), pool_(*PagePool::Create(64 << 18, 1 << 18)) {
+  explicit KvTest(const StagingOptions& staging = {})
+      : stream_(kernels::Stream::Cpu(1)),
+        pool_(*PagePool::Create(64 << 18, 1 << 18, stream_, staging)) {
     for (int layer = 0; layer < kLayers; ++layer) {
       dictionaries_.push_back({RandomDictionary(), RandomDictionary()});
     }

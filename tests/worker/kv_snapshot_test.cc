@@ -1,6 +1,7 @@
 #include <cstring>
 
 #include "tests/support/status_matchers.h"
+#include "tests/worker/carry_pages.h"
 #include "tests/worker/kv_fixture.h"
 #include "worker/kv/snapshot.h"
 
@@ -11,41 +12,25 @@ using absl::StatusCode;
 using tests::IsOk;
 using tests::StatusIs;
 
-class SnapshotTest : public KvTest {
+// Blocks are read where they lie, or through lanes whose halves hold two dense pages or six coded
+// ones, as on a device.
+class SnapshotTest : public KvTest, public testing::WithParamInterface<bool> {
  protected:
+  SnapshotTest() : KvTest({.n_lanes = 2, .half_bytes = 10000, .on_host = GetParam()}) {}
+
   // A manifest as the service completes it.
   static store::Manifest Complete(store::Manifest manifest) {
     manifest.session_id = "s";
     return manifest;
   }
   SessionSnapshot Export(const SessionKv& kv) {
-    SessionSnapshot snapshot = ExportSession(pool_.get(), kv, true);
+    SessionSnapshot snapshot = SessionExport(pool_.get(), kv, true).Finish();
     snapshot.manifest = Complete(std::move(snapshot.manifest));
     return snapshot;
   }
   absl::StatusOr<std::unique_ptr<SessionImport>> Begin(const KvLayout& layout,
                                                        const store::Manifest& manifest) {
     return SessionImport::Begin(pool_.get(), layout, Identity(), manifest);
-  }
-  static absl::Status GivePage(SessionImport& import, int64_t index, const PageExport& page) {
-    const auto payload = page.payload();
-    std::memcpy(import.page_buffer(index).data(), payload.data(), payload.size());
-    const auto header = store::DecodeHeader(store::EncodeHeader(page.header, payload));
-    return import.AcceptPage(index, *header);
-  }
-  static absl::Status GiveWindow(SessionImport& import, int layer, const WindowExport& window) {
-    EXPECT_EQ(import.window_buffer(layer).size(), window.payload.size());
-    std::memcpy(import.window_buffer(layer).data(), window.payload.data(), window.payload.size());
-    const auto header = store::DecodeHeader(store::EncodeHeader(window.header, window.payload));
-    return import.AcceptWindow(layer, *header);
-  }
-  static void GiveAll(SessionImport& import, const SessionSnapshot& snapshot) {
-    for (size_t i = 0; i < snapshot.pages.size(); ++i) {
-      ASSERT_THAT(GivePage(import, static_cast<int64_t>(i), snapshot.pages[i]), IsOk());
-    }
-    for (size_t i = 0; i < snapshot.windows.size(); ++i) {
-      ASSERT_THAT(GiveWindow(import, static_cast<int>(i), snapshot.windows[i]), IsOk());
-    }
   }
   static void ExpectSame(const SessionKv& a, const SessionKv& b) {
     ASSERT_EQ(a.n_tokens(), b.n_tokens());
@@ -70,7 +55,7 @@ class SnapshotTest : public KvTest {
   }
 };
 
-TEST_F(SnapshotTest, ASessionComesBackBitForBit) {
+TEST_P(SnapshotTest, ASessionComesBackBitForBit) {
   for (const char* profile : {"dense", "paper-s4"}) {
     for (const int n : {1, 127, 159, 160, 177, 300}) {
       const KvLayout layout = Layout(profile);
@@ -82,7 +67,7 @@ TEST_F(SnapshotTest, ASessionComesBackBitForBit) {
       ASSERT_THAT(store::CheckManifest(snapshot.manifest), IsOk());
       auto import = Begin(layout, snapshot.manifest);
       ASSERT_THAT(import, IsOk());
-      GiveAll(**import, snapshot);
+      ASSERT_THAT(Carry(snapshot, **import), IsOk());
       const SessionImport::Result result = (*import)->Finish();
       EXPECT_EQ(result.n_lost_tokens, 0);
       ExpectSame(*kv, *result.kv);
@@ -91,12 +76,12 @@ TEST_F(SnapshotTest, ASessionComesBackBitForBit) {
   }
 }
 
-TEST_F(SnapshotTest, KeysAreThoseOfTheSessionWhateverItsHistoryOfSnapshots) {
+TEST_P(SnapshotTest, KeysAreThoseOfTheSessionWhateverItsHistoryOfSnapshots) {
   const KvLayout layout = Layout("paper-s4");
   auto kv = Open(layout);
   Decode(*kv, 200);
   auto import = Begin(layout, Export(*kv).manifest);
-  GiveAll(**import, Export(*kv));
+  ASSERT_THAT(Carry(Export(*kv), **import), IsOk());
   auto restored = (*import)->Finish();
   // The same tokens with the same rows from here on.
   random_.seed(99);
@@ -106,7 +91,7 @@ TEST_F(SnapshotTest, KeysAreThoseOfTheSessionWhateverItsHistoryOfSnapshots) {
   EXPECT_EQ(Export(*kv).manifest, Export(*restored.kv).manifest);
 }
 
-TEST_F(SnapshotTest, OtherTenantsHaveOtherKeys) {
+TEST_P(SnapshotTest, OtherTenantsHaveOtherKeys) {
   const KvLayout layout = Layout("paper-s4");
   auto ours = Open(layout);
   Decode(*ours, 200);
@@ -117,17 +102,17 @@ TEST_F(SnapshotTest, OtherTenantsHaveOtherKeys) {
   EXPECT_NE(Export(*ours).manifest.page_keys[0], Export(*theirs).manifest.page_keys[0]);
 }
 
-TEST_F(SnapshotTest, AMissingPageLeavesTheTokensFromItOnPending) {
+TEST_P(SnapshotTest, AMissingPageLeavesTheTokensFromItOnPending) {
   const KvLayout layout = Layout("paper-s4");
   auto kv = Open(layout);
   Decode(*kv, 300);  // 5 pages a layer
   const SessionSnapshot snapshot = Export(*kv);
   auto import = Begin(layout, snapshot.manifest);
   ASSERT_THAT(import, IsOk());
-  for (size_t i = 0; i < snapshot.pages.size(); ++i) {
-    if (i == 3 * kLayers + 1) continue;
-    ASSERT_THAT(GivePage(**import, static_cast<int64_t>(i), snapshot.pages[i]), IsOk());
-  }
+  const auto is_lost = [](int64_t i) { return i == 3 * kLayers + 1; };
+  SessionSnapshot without_windows = snapshot;
+  without_windows.windows.clear();
+  ASSERT_THAT(Carry(without_windows, **import, is_lost), IsOk());
   const SessionImport::Result result = (*import)->Finish();
   EXPECT_EQ(result.kv->n_pages(), 3);
   EXPECT_EQ(result.kv->n_tokens(), 96);
@@ -138,41 +123,38 @@ TEST_F(SnapshotTest, AMissingPageLeavesTheTokensFromItOnPending) {
             pool_->usage().used_bytes);
 }
 
-TEST_F(SnapshotTest, WithoutItsWindowTheNewestTokensArePending) {
+TEST_P(SnapshotTest, WithoutItsWindowTheNewestTokensArePending) {
   const KvLayout layout = Layout("dense");
   auto kv = Open(layout);
   Decode(*kv, 170);
-  SessionSnapshot snapshot = ExportSession(pool_.get(), *kv, false);
+  SessionSnapshot snapshot = SessionExport(pool_.get(), *kv, false).Finish();
   snapshot.manifest = Complete(snapshot.manifest);
   EXPECT_TRUE(snapshot.manifest.window_keys.empty());
   auto import = Begin(layout, snapshot.manifest);
   ASSERT_THAT(import, IsOk());
-  GiveAll(**import, snapshot);
+  ASSERT_THAT(Carry(snapshot, **import), IsOk());
   const auto result = (*import)->Finish();
   EXPECT_EQ(result.kv->n_tokens(), 32);
   EXPECT_EQ(result.kv->pending().size(), 138u);
 }
 
-TEST_F(SnapshotTest, DamagedAndForeignPagesAreRefused) {
+TEST_P(SnapshotTest, ForeignPagesAreRefused) {
   const KvLayout layout = Layout("paper-s4");
   auto kv = Open(layout);
   Decode(*kv, 200);
   const SessionSnapshot snapshot = Export(*kv);
   auto import = Begin(layout, snapshot.manifest);
   ASSERT_THAT(import, IsOk());
-  EXPECT_THAT(GivePage(**import, 0, snapshot.pages[1]),
+  EXPECT_FALSE((*import)->NextPages().empty());
+  const std::vector<std::vector<uint8_t>> payloads = Payloads(snapshot.pages);
+  EXPECT_THAT(CarryPage(**import, 0, snapshot.pages[1], payloads[1]),
               StatusIs(StatusCode::kFailedPrecondition, "key"));
-  const auto payload = snapshot.pages[0].payload();
-  std::memcpy((*import)->page_buffer(0).data(), payload.data(), payload.size());
-  (*import)->page_buffer(0)[7] ^= 1;
-  const auto header = store::DecodeHeader(store::EncodeHeader(snapshot.pages[0].header, payload));
-  EXPECT_THAT((*import)->AcceptPage(0, *header), StatusIs(StatusCode::kDataLoss, "crc32c"));
   const auto result = (*import)->Finish();
   EXPECT_EQ(result.kv->n_tokens(), 0);
   EXPECT_EQ(result.kv->pending().size(), 200u);
 }
 
-TEST_F(SnapshotTest, AnotherModelOrProfileIsFailedPrecondition) {
+TEST_P(SnapshotTest, AnotherModelOrProfileIsFailedPrecondition) {
   const KvLayout layout = Layout("paper-s4");
   auto kv = Open(layout);
   Decode(*kv, 10);
@@ -188,7 +170,7 @@ TEST_F(SnapshotTest, AnotherModelOrProfileIsFailedPrecondition) {
               StatusIs(StatusCode::kFailedPrecondition, "dictionary fingerprint"));
 }
 
-TEST_F(SnapshotTest, AManifestWhoseKeysDoNotFollowFromItsTokensIsDataLoss) {
+TEST_P(SnapshotTest, AManifestWhoseKeysDoNotFollowFromItsTokensIsDataLoss) {
   const KvLayout layout = Layout("paper-s4");
   auto kv = Open(layout);
   Decode(*kv, 200);
@@ -203,7 +185,7 @@ TEST_F(SnapshotTest, AManifestWhoseKeysDoNotFollowFromItsTokensIsDataLoss) {
   EXPECT_THAT(Begin(layout, manifest), StatusIs(StatusCode::kDataLoss, "window of layer 2"));
 }
 
-TEST_F(SnapshotTest, AFullPoolRefusesAnImportAndKeepsNothing) {
+TEST_P(SnapshotTest, AFullPoolRefusesAnImportAndKeepsNothing) {
   const KvLayout layout = Layout("dense");
   auto kv = Open(layout);
   Decode(*kv, 2000);
@@ -214,17 +196,57 @@ TEST_F(SnapshotTest, AFullPoolRefusesAnImportAndKeepsNothing) {
   EXPECT_EQ(small->usage().used_blocks, 0);
 }
 
-TEST_F(SnapshotTest, PagesOutliveTheSessionTheyCameFrom) {
+TEST_P(SnapshotTest, PagesOutliveTheSessionTheyCameFrom) {
   auto kv = Open(Layout("paper-s4"));
   Decode(*kv, 200);
   SessionSnapshot snapshot = Export(*kv);
-  const std::vector<uint8_t> before(snapshot.pages[2].payload().begin(),
-                                    snapshot.pages[2].payload().end());
+  const auto before = Payloads(snapshot.pages);
   kv.reset();
   auto other = Open(Layout("paper-s4"));
   Decode(*other, 300);
-  EXPECT_TRUE(std::equal(before.begin(), before.end(), snapshot.pages[2].payload().begin()));
+  EXPECT_EQ(Payloads(snapshot.pages), before);
 }
+
+TEST_P(SnapshotTest, AnExportIsOfTheMomentItBegan) {
+  const KvLayout layout = Layout("paper-s4");
+  auto kv = Open(layout);
+  Decode(*kv, 300);
+  const SessionSnapshot expected = Export(*kv);
+  SessionExport begun(pool_.get(), *kv, true);
+  Decode(*kv, 100);
+  kv.reset();
+  const SessionSnapshot snapshot = begun.Finish();
+  EXPECT_EQ(Complete(snapshot.manifest), expected.manifest);
+  EXPECT_EQ(Payloads(snapshot.pages), Payloads(expected.pages));
+  ASSERT_EQ(snapshot.windows.size(), expected.windows.size());
+  EXPECT_EQ(snapshot.windows[1].payload, expected.windows[1].payload);
+}
+
+TEST_P(SnapshotTest, AnImportThatIsGivenUpLeavesNothingBehind) {
+  const KvLayout layout = Layout("paper-s4");
+  auto kv = Open(layout);
+  Decode(*kv, 300);
+  const size_t used_bytes = pool_->usage().used_bytes;
+  const SessionSnapshot snapshot = Export(*kv);
+  const auto payloads = Payloads(snapshot.pages);
+  for (int n = 0; n < 10; ++n) {  // more often than there are lanes
+    auto import = Begin(layout, snapshot.manifest);
+    ASSERT_THAT(import, IsOk());
+    const auto range = (*import)->NextPages();
+    for (int64_t i = range.begin; i < range.end; ++i) {
+      ASSERT_THAT(CarryPage(**import, i, snapshot.pages[i], payloads[i]), IsOk());
+    }
+    if (n % 2 == 0) continue;
+    // What came before the end is kept.
+    const auto result = (*import)->Finish();
+    EXPECT_EQ(result.kv->n_pages(), range.end / kLayers);
+  }
+  EXPECT_EQ(pool_->usage().used_bytes, used_bytes);
+}
+
+INSTANTIATE_TEST_SUITE_P(Pools, SnapshotTest, testing::Bool(), [](const auto& parameter) {
+  return parameter.param ? "ThroughLanes" : "InPlace";
+});
 
 }  // namespace
 }  // namespace lexico::worker

@@ -3,7 +3,8 @@
 //
 // For each profile and each number of tokens: one Append of that many tokens to an empty session,
 // then --new greedy tokens in each of --sessions sessions at once (bench_measure.h). Times of the
-// prefill are the engine's own (CallTiming).
+// prefill are the engine's own (CallTiming). With --moves instead how fast a session goes to the
+// host and comes back (bench_moves.h).
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -15,6 +16,7 @@
 #include "proto/base/options.h"
 #include "proto/base/status.h"
 #include "tools/eval/bench_measure.h"
+#include "tools/eval/bench_moves.h"
 #include "worker/engine/engine.h"
 
 namespace lexico::eval {
@@ -33,6 +35,7 @@ struct Options {
   std::string device = "cpu";
   int threads = 0;
   std::string kv_memory;
+  bool moves = false;
   bool json = false;
 };
 
@@ -110,6 +113,115 @@ void PrintJson(const std::vector<BenchRow>& rows, size_t weight_bytes, const cha
   std::cout << out.dump(2) << "\n";
 }
 
+double ImportRate(const MovesRow& row, const RestoreTimes& times) {
+  return 1e-9 * static_cast<double>(row.page_bytes) / times.pages_seconds;
+}
+
+void PrintMovesTable(const BusCeilings& bus, const std::vector<MovesRow>& rows, int threads,
+                     bool on_device) {
+  std::cout << fmt::format("pinned copies: {:.1f} GB/s to the host, {:.1f} to the device\n",
+                           bus.to_host, bus.to_device);
+  for (const MovesRow& row : rows) {
+    const auto percent = [](double part, double whole) { return 100 * part / whole; };
+    std::cout << fmt::format(
+        "{}, {} tokens: {} of pages, {} of windows, exported in {:.1f} ms\n", row.profile,
+        row.n_tokens, base::HumanBytes(static_cast<double>(row.page_bytes)),
+        base::HumanBytes(static_cast<double>(row.window_bytes)), 1e3 * row.export_seconds);
+    // On a CPU pages are read where they lie.
+    if (on_device) {
+      std::cout << fmt::format(
+          "  to the host {:6.1f} GB/s, {:.0f}% of pinned; to the device {:6.1f} GB/s, {:.0f}%\n",
+          row.to_host_gb_per_s, percent(row.to_host_gb_per_s, bus.to_host), row.to_device_gb_per_s,
+          percent(row.to_device_gb_per_s, bus.to_device));
+    }
+    std::cout << fmt::format("  read and summed by one thread {:6.1f} GB/s\n",
+                             row.to_wire_gb_per_s);
+    const auto restore = [&](int n_threads, const RestoreTimes& times) {
+      std::cout << fmt::format(
+          "  received by {:2} threads {:6.1f} GB/s; first token after {:.3f} s "
+          "({:.3f} begin, {:.3f} pages, {:.3f} windows, {:.3f} first token), {:.1f} x sooner than "
+          "read again\n",
+          n_threads, ImportRate(row, times), times.seconds(), times.begin_seconds,
+          times.pages_seconds, times.windows_seconds, times.first_token_seconds,
+          row.read_again_seconds / times.seconds());
+    };
+    restore(threads, row.all_threads);
+    restore(1, row.one_thread);
+    std::cout << fmt::format(
+        "  read again {:.3f} s; a step {:.2f} ms, beside a thread that reads {:.1f} GB/s {:.2f} "
+        "ms\n",
+        row.read_again_seconds, 1e3 * row.step_seconds, row.beside_gb_per_s,
+        1e3 * row.step_beside_seconds);
+  }
+}
+
+void PrintMovesJson(const BusCeilings& bus, const std::vector<MovesRow>& rows, int threads) {
+  nlohmann::json out = {{"pinned_to_host_gb_per_s", bus.to_host},
+                        {"pinned_to_device_gb_per_s", bus.to_device},
+                        {"threads", threads},
+                        {"rows", nlohmann::json::array()}};
+  const auto restore = [](const MovesRow& row, const RestoreTimes& times) -> nlohmann::json {
+    return {{"gb_per_s", ImportRate(row, times)},
+            {"seconds", times.seconds()},
+            {"begin_seconds", times.begin_seconds},
+            {"pages_seconds", times.pages_seconds},
+            {"windows_seconds", times.windows_seconds},
+            {"first_token_seconds", times.first_token_seconds}};
+  };
+  for (const MovesRow& row : rows) {
+    out["rows"].push_back({{"profile", row.profile},
+                           {"n_tokens", row.n_tokens},
+                           {"page_bytes", row.page_bytes},
+                           {"window_bytes", row.window_bytes},
+                           {"read_again_seconds", row.read_again_seconds},
+                           {"export_seconds", row.export_seconds},
+                           {"to_host_gb_per_s", row.to_host_gb_per_s},
+                           {"to_wire_gb_per_s", row.to_wire_gb_per_s},
+                           {"to_device_gb_per_s", row.to_device_gb_per_s},
+                           {"restore_all_threads", restore(row, row.all_threads)},
+                           {"restore_one_thread", restore(row, row.one_thread)},
+                           {"step_seconds", row.step_seconds},
+                           {"step_beside_seconds", row.step_beside_seconds},
+                           {"beside_gb_per_s", row.beside_gb_per_s}});
+  }
+  std::cout << out.dump(2) << "\n";
+}
+
+absl::Status BenchMoves(const Options& options, const BusCeilings& bus, worker::Engine& engine) {
+  const int threads = kernels::Stream::Cpu(options.threads).threads();
+  std::vector<MovesRow> rows;
+  for (const int n_tokens : options.tokens) {
+    for (const std::string& profile : options.profiles) {
+      // A short one first: the ops of the profile are loaded at their first use.
+      LEXICO_RETURN_IF_ERROR(MeasureMoves(engine, profile, 1024, threads).status());
+      LEXICO_ASSIGN_OR_RETURN(const MovesRow row, MeasureMoves(engine, profile, n_tokens, threads));
+      rows.push_back(row);
+    }
+  }
+  options.json ? PrintMovesJson(bus, rows, threads)
+               : PrintMovesTable(bus, rows, threads, options.device != "cpu");
+  return absl::OkStatus();
+}
+
+absl::Status BenchSteps(const Options& options, const kernels::Stream& stream,
+                        const worker::Transformer& transformer, worker::Engine& engine) {
+  std::vector<BenchRow> rows;
+  for (const int n_tokens : options.tokens) {
+    for (const std::string& profile : options.profiles) {
+      LEXICO_ASSIGN_OR_RETURN(const std::vector<BenchRow> measured,
+                              MeasureEngine(engine, {.profile = profile,
+                                                     .n_tokens = n_tokens,
+                                                     .n_sessions = options.sessions,
+                                                     .n_new = options.n_new}));
+      rows.insert(rows.end(), measured.begin(), measured.end());
+    }
+  }
+  const char* const unit = kernels::MatMulUnit(stream);
+  options.json ? PrintJson(rows, transformer.weight_bytes(), unit)
+               : PrintTable(rows, transformer.weight_bytes(), unit);
+  return absl::OkStatus();
+}
+
 absl::Status Bench(const Options& options) {
   size_t kv_memory = options.device == "cpu" ? size_t{2} << 30 : 0;
   if (!options.kv_memory.empty()) {
@@ -117,6 +229,10 @@ absl::Status Bench(const Options& options) {
   }
   LEXICO_ASSIGN_OR_RETURN(const kernels::Stream stream,
                           kernels::Stream::Open(options.device, options.threads));
+  BusCeilings bus;  // before the engine takes the device's memory
+  if (options.moves) {
+    LEXICO_ASSIGN_OR_RETURN(bus, MeasureBus(stream));
+  }
   LEXICO_ASSIGN_OR_RETURN(std::shared_ptr<const worker::Transformer> transformer,
                           worker::Transformer::Load(options.model_dir, stream));
   std::string dictionary_path = options.dictionary;
@@ -133,21 +249,8 @@ absl::Status Bench(const Options& options) {
                               .waiting_max = kSessionsMax,
                               .decode_seqs_max = kSessionsMax},
                              transformer, dictionary, stream, base::Clock::Real(), &metrics));
-  std::vector<BenchRow> rows;
-  for (const int n_tokens : options.tokens) {
-    for (const std::string& profile : options.profiles) {
-      LEXICO_ASSIGN_OR_RETURN(const std::vector<BenchRow> measured,
-                              MeasureEngine(*engine, {.profile = profile,
-                                                      .n_tokens = n_tokens,
-                                                      .n_sessions = options.sessions,
-                                                      .n_new = options.n_new}));
-      rows.insert(rows.end(), measured.begin(), measured.end());
-    }
-  }
-  const char* const unit = kernels::MatMulUnit(stream);
-  options.json ? PrintJson(rows, transformer->weight_bytes(), unit)
-               : PrintTable(rows, transformer->weight_bytes(), unit);
-  return absl::OkStatus();
+  return options.moves ? BenchMoves(options, bus, *engine)
+                       : BenchSteps(options, stream, *transformer, *engine);
 }
 
 int Main(int argc, char** argv) {
@@ -168,6 +271,7 @@ int Main(int argc, char** argv) {
   app.add_option("--threads", options.threads, "0: all processors")->capture_default_str();
   app.add_option("--kv_memory", options.kv_memory,
                  "page pool (default: 2GiB; on a device all that is left)");
+  app.add_flag("--moves", options.moves, "measure moves to the host and back instead");
   app.add_flag("--json", options.json, "print JSON");
   if (const absl::Status parsed = base::ParseCommandLine(app, argc, argv); !parsed.ok()) {
     if (absl::IsCancelled(parsed)) {

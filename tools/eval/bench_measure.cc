@@ -11,12 +11,16 @@
 #include "absl/time/clock.h"
 #include "proto/base/limits.h"
 #include "proto/base/status.h"
+#include "worker/kv/payload_reader.h"
 
 namespace lexico::eval {
 namespace {
 
 using worker::CallResult;
 using worker::Engine;
+
+// Of one batch of a reader.
+constexpr size_t kPagesMax = 1024;
 
 std::string SessionName(int i) { return fmt::format("bench-{}", i); }
 
@@ -43,13 +47,23 @@ absl::StatusOr<CallResult> AppendRandom(Engine& engine, int n_tokens) {
 absl::Status CopySession(Engine& engine, const worker::SessionSnapshot& snapshot,
                          const std::string& name) {
   LEXICO_ASSIGN_OR_RETURN(auto import, engine.BeginImport(snapshot.manifest));
-  for (int64_t i = 0; i < import->n_pages(); ++i) {
-    const std::span<const uint8_t> payload = snapshot.pages[i].payload();
-    std::ranges::copy(payload, import->page_buffer(i).begin());
-    LEXICO_ASSIGN_OR_RETURN(
-        const store::PageHeader header,
-        store::DecodeHeader(store::EncodeHeader(snapshot.pages[i].header, payload)));
-    LEXICO_RETURN_IF_ERROR(import->AcceptPage(i, header));
+  std::vector<const worker::PageExport*> pages;
+  for (const worker::PageExport& page : snapshot.pages) pages.push_back(&page);
+  worker::PayloadReader reader(pages, kPagesMax);
+  size_t i_read = 0;  // of the reader's batch
+  for (auto range = import->NextPages(); !range.empty(); range = import->NextPages()) {
+    for (int64_t i = range.begin; i < range.end; ++i, ++i_read) {
+      if (i_read == reader.pages().size()) {
+        reader.Next();
+        i_read = 0;
+      }
+      const std::span<const uint8_t> payload = reader.payload(i_read);
+      std::ranges::copy(payload, import->page_buffer(i).begin());
+      LEXICO_ASSIGN_OR_RETURN(
+          const store::PageHeader header,
+          store::DecodeHeader(store::EncodeHeader(snapshot.pages[i].header, payload)));
+      LEXICO_RETURN_IF_ERROR(import->AcceptPage(i, header));
+    }
   }
   for (int layer = 0; layer < import->n_windows(); ++layer) {
     const worker::WindowExport& window = snapshot.windows[layer];

@@ -100,11 +100,13 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
   }
   // The largest block: a session's windows, which hold more tokens than a block of dense pages.
   const KvLayout dense = MakeKvLayout(context.shape, base::Profile{.name = "dense"}, 0);
+  StagingOptions staging;
+  staging.half_bytes = std::max(staging.half_bytes, BlockBytes(dense.page_bytes()));
   LEXICO_ASSIGN_OR_RETURN(
       std::unique_ptr<PagePool> pool,
       PagePool::Create(kv_bytes,
                        std::max(kSlabBytesMin, kLargestBlocksPerSlab * dense.window_block_bytes()),
-                       stream));
+                       stream, staging));
   // From here on ops run on the engine's thread.
   stream.ReleaseThreads();
   auto impl = std::make_unique<Impl>(options, std::move(pool), std::move(context), n_atoms,

@@ -209,7 +209,7 @@ class Engine {
   std::vector<SessionInfo> List() const;  // ordered by session_id
   // Also of a busy session: its call ends with Aborted within a step.
   absl::Status Drop(const std::string& session_id);
-  // Cheap: pages by reference, windows copied.
+  // Cheap: pages by reference (payload_reader.h reads them), windows copied.
   absl::StatusOr<SessionSnapshot> Export(const std::string& session_id, bool with_window) const;
 
   // Restoring: buffers in the pool to receive pages into. Errors: snapshot.h.

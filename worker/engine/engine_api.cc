@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "proto/base/options.h"
@@ -132,9 +133,13 @@ absl::Status Engine::Impl::Drop(const std::string& session_id) {
 
 absl::StatusOr<SessionSnapshot> Engine::Impl::Export(const std::string& session_id,
                                                      bool with_window) const {
-  absl::MutexLock lock(&mutex_);
-  LEXICO_ASSIGN_OR_RETURN(const std::shared_ptr<Session> session, FindIdle(session_id));
-  return ExportSession(pool_.get(), *session->kv, with_window);
+  std::optional<SessionExport> taken;
+  {
+    absl::MutexLock lock(&mutex_);
+    LEXICO_ASSIGN_OR_RETURN(const std::shared_ptr<Session> session, FindIdle(session_id));
+    taken.emplace(pool_.get(), *session->kv, with_window);
+  }
+  return taken->Finish();
 }
 
 absl::StatusOr<std::unique_ptr<SessionImport>> Engine::Impl::BeginImport(
@@ -159,9 +164,10 @@ absl::StatusOr<std::unique_ptr<SessionImport>> Engine::Impl::BeginImport(
 
 absl::StatusOr<SessionInfo> Engine::Impl::FinishImport(const std::string& session_id,
                                                        std::unique_ptr<SessionImport> import) {
+  std::unique_ptr<SessionKv> kv = import->Finish().kv;  // waits for copies, so without the lock
   absl::MutexLock lock(&mutex_);
   LEXICO_RETURN_IF_ERROR(CheckNew(session_id));
-  AddSession(session_id, import->Finish().kv);
+  AddSession(session_id, std::move(kv));
   return sessions_[session_id]->info;
 }
 

@@ -423,7 +423,7 @@ bool Engine::Impl::Publish(Sequence& sequence, SampledToken sampled) {
 void Engine::Impl::SinkPages(const Session& session, int64_t first_page) {
   if (session.kv->n_pages() == first_page) return;
   context_.stream.Synchronize();  // exports copy beside the ops
-  std::vector<PageExport> pages = ExportPages(pool_.get(), *session.kv, first_page);
+  std::vector<PageExport> pages = SealedPages(pool_.get(), *session.kv, first_page).Export();
   metrics_.OnSealed(pages);
   if (options_.page_sink) options_.page_sink(session.id, std::move(pages));
 }

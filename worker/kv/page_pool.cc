@@ -9,6 +9,7 @@
 
 #include "proto/base/check.h"
 #include "proto/base/options.h"
+#include "proto/base/status.h"
 
 namespace lexico::worker {
 
@@ -23,7 +24,8 @@ absl::Status Refused(size_t bytes, std::string_view why) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<PagePool>> PagePool::Create(size_t total_bytes, size_t slab_bytes,
-                                                           const kernels::Stream& stream) {
+                                                           const kernels::Stream& stream,
+                                                           const StagingOptions& staging) {
   slab_bytes = BlockBytes(slab_bytes);
   if (slab_bytes == 0 || total_bytes < slab_bytes) {
     return absl::InvalidArgumentError(
@@ -31,29 +33,37 @@ absl::StatusOr<std::unique_ptr<PagePool>> PagePool::Create(size_t total_bytes, s
                     base::HumanBytes(static_cast<double>(total_bytes)),
                     base::HumanBytes(static_cast<double>(slab_bytes))));
   }
-  if (stream.kind() != kernels::DeviceKind::kCpu) {
-    const kernels::Stream transfers = stream.Sibling();
-    auto arena = kernels::DeviceBuffer::Allocate(total_bytes, transfers);
+  const bool on_device = stream.kind() != kernels::DeviceKind::kCpu;
+  std::unique_ptr<Staging> lanes;
+  if (on_device || staging.on_host) {
+    LEXICO_ASSIGN_OR_RETURN(lanes, Staging::Create(staging, stream));
+  }
+  if (on_device) {
+    const kernels::Stream copies = stream.Sibling();
+    auto arena = kernels::DeviceBuffer::Allocate(total_bytes, copies);
     if (!arena.ok()) return Refused(total_bytes, std::string(arena.status().message()));
     auto* data = arena->as<uint8_t>();
     return std::unique_ptr<PagePool>(
-        new PagePool(data, total_bytes, slab_bytes, transfers, *std::move(arena)));
+        new PagePool(data, total_bytes, slab_bytes, copies, *std::move(arena), std::move(lanes)));
   }
   // Anonymous memory is page-aligned and takes no physical memory before it is written.
   void* arena = mmap(nullptr, total_bytes, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (arena == MAP_FAILED) return Refused(total_bytes, std::strerror(errno));
   return std::unique_ptr<PagePool>(new PagePool(static_cast<uint8_t*>(arena), total_bytes,
-                                                slab_bytes, stream, kernels::DeviceBuffer()));
+                                                slab_bytes, stream, kernels::DeviceBuffer(),
+                                                std::move(lanes)));
 }
 
 PagePool::PagePool(uint8_t* arena, size_t total_bytes, size_t slab_bytes,
-                   const kernels::Stream& transfers, kernels::DeviceBuffer device_arena)
+                   const kernels::Stream& copies, kernels::DeviceBuffer device_arena,
+                   std::unique_ptr<Staging> staging)
     : arena_(arena),
       total_bytes_(total_bytes),
       slab_bytes_(slab_bytes),
       device_arena_(std::move(device_arena)),
-      transfers_(transfers) {
+      staging_(std::move(staging)),
+      copies_(copies) {
   slabs_.resize(total_bytes / slab_bytes);
   // Taken from the back, so that the arena fills from its beginning.
   for (size_t i = slabs_.size(); i > 0; --i) free_slabs_.push_back(static_cast<uint32_t>(i - 1));
@@ -61,7 +71,7 @@ PagePool::PagePool(uint8_t* arena, size_t total_bytes, size_t slab_bytes,
 
 PagePool::~PagePool() {
   LEXICO_CHECK_EQ(used_blocks_, 0);
-  if (on_host()) munmap(arena_, total_bytes_);
+  if (device_arena_.bytes() == 0) munmap(arena_, total_bytes_);
 }
 
 uint32_t PagePool::SlabOf(const uint8_t* block) const {
@@ -115,31 +125,19 @@ uint8_t* PagePool::AcquireOne(size_t block_bytes, SizeClass& size_class) {
 }
 
 void PagePool::CopyBlock(uint8_t* to, const uint8_t* from, size_t bytes) const {
-  absl::MutexLock lock(&transfers_mutex_);
-  transfers_.CopyWithin(to, from, bytes);
-  transfers_.Synchronize();
+  absl::MutexLock lock(&copies_mutex_);
+  copies_.CopyWithin(to, from, bytes);
+  copies_.Synchronize();
 }
 
 void PagePool::Download(std::span<const HostCopy> copies) const {
-  absl::MutexLock lock(&transfers_mutex_);
-  for (const HostCopy& copy : copies) {
-    if (on_host()) {
-      std::memcpy(copy.host, copy.block, copy.bytes);
-    } else {
-      transfers_.device()->CopyToHost(copy.host, copy.block, copy.bytes);
-    }
-  }
+  if (staging_ != nullptr) return staging_->Download(copies);
+  for (const HostCopy& copy : copies) std::memcpy(copy.host, copy.block, copy.bytes);
 }
 
 void PagePool::Upload(std::span<const HostCopy> copies) const {
-  absl::MutexLock lock(&transfers_mutex_);
-  for (const HostCopy& copy : copies) {
-    if (on_host()) {
-      std::memcpy(copy.block, copy.host, copy.bytes);
-    } else {
-      transfers_.device()->CopyFromHost(copy.block, copy.host, copy.bytes);
-    }
-  }
+  if (staging_ != nullptr) return staging_->Upload(copies);
+  for (const HostCopy& copy : copies) std::memcpy(copy.block, copy.host, copy.bytes);
 }
 
 bool PagePool::Acquire(size_t bytes, std::span<uint8_t*> blocks) {

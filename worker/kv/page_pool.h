@@ -31,6 +31,7 @@
 #include "absl/synchronization/mutex.h"
 #include "kernels/api/device_buffer.h"
 #include "kernels/api/stream.h"
+#include "worker/kv/staging.h"
 
 namespace lexico::worker {
 
@@ -52,12 +53,13 @@ class PagePool {
   };
 
   // Takes the arena. `slab_bytes` is the largest block that will be asked for times a small number
-  // (the rest of a slab that no block fits in is lost); it is rounded up to the alignment.
+  // (the rest of a slab that no block fits in is lost); it is rounded up to the alignment. On a
+  // device, takes the lanes of `staging` too.
   // InvalidArgument when not even one slab fits; ResourceExhausted when the system or the device
   // refuses the memory. Both messages give the bytes wanted and the option to lower or raise.
   static absl::StatusOr<std::unique_ptr<PagePool>> Create(
       size_t total_bytes, size_t slab_bytes,
-      const kernels::Stream& stream = kernels::Stream::Cpu(1));
+      const kernels::Stream& stream = kernels::Stream::Cpu(1), const StagingOptions& staging = {});
 
   ~PagePool();
   PagePool(const PagePool&) = delete;
@@ -74,15 +76,10 @@ class PagePool {
   // Copies beside the ops, done on return. What ops have written is there once their stream was
   // synchronised.
   void CopyBlock(uint8_t* to, const uint8_t* from, size_t bytes) const;
-  struct HostCopy {
-    uint8_t* block = nullptr;  // at any byte of it
-    uint8_t* host = nullptr;
-    size_t bytes = 0;
-  };
   void Download(std::span<const HostCopy> copies) const;
   void Upload(std::span<const HostCopy> copies) const;
-  // Whether blocks are memory of the host, which need not be copied to be read.
-  bool on_host() const { return transfers_.kind() == kernels::DeviceKind::kCpu; }
+  // How pages come to the host and go back. Null: blocks are memory of the host.
+  Staging* staging() const { return staging_.get(); }
 
   Usage usage() const;
   size_t slab_bytes() const { return slab_bytes_; }
@@ -109,8 +106,8 @@ class PagePool {
     int64_t free_blocks = 0;
   };
 
-  PagePool(uint8_t* arena, size_t total_bytes, size_t slab_bytes, const kernels::Stream& transfers,
-           kernels::DeviceBuffer device_arena);
+  PagePool(uint8_t* arena, size_t total_bytes, size_t slab_bytes, const kernels::Stream& copies,
+           kernels::DeviceBuffer device_arena, std::unique_ptr<Staging> staging);
   uint8_t* AcquireOne(size_t block_bytes, SizeClass& size_class)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReleaseOne(uint8_t* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -125,9 +122,10 @@ class PagePool {
   const size_t total_bytes_;
   const size_t slab_bytes_;
   const kernels::DeviceBuffer device_arena_;  // empty on the host
+  const std::unique_ptr<Staging> staging_;    // null on the host
 
-  mutable absl::Mutex transfers_mutex_;
-  const kernels::Stream transfers_;  // used with the mutex
+  mutable absl::Mutex copies_mutex_;
+  const kernels::Stream copies_;  // of CopyBlock, with the mutex
 
   mutable absl::Mutex mutex_;
   std::vector<Slab> slabs_;  // its length is constant; its elements are guarded
@@ -149,6 +147,7 @@ class BlockRef {
   ~BlockRef();
 
   const uint8_t* data() const { return block_; }
+  PagePool* pool() const { return pool_; }
 
  private:
   PagePool* pool_ = nullptr;

@@ -13,14 +13,14 @@
 namespace lexico::worker {
 namespace {
 
-store::PageHeader MakeHeader(const SessionKv& kv, const store::PageShape& shape, int layer,
-                             int64_t first_token, const store::PageKey& key) {
+store::PageHeader MakeHeader(const store::ChainScope& scope, const store::PageShape& shape,
+                             int layer, int64_t first_token, const store::PageKey& key) {
   store::PageHeader header;
   header.shape = shape;
   header.layer = static_cast<uint32_t>(layer);
   header.first_token = static_cast<uint64_t>(first_token);
-  header.model = kv.scope().model;
-  if (shape.kind == store::PageKind::kCodes) header.dictionary = kv.scope().dictionary;
+  header.model = scope.model;
+  if (shape.kind == store::PageKind::kCodes) header.dictionary = scope.dictionary;
   header.key = key;
   return header;
 }
@@ -38,13 +38,14 @@ std::vector<WindowExport> ExportWindows(const PagePool& pool, const SessionKv& k
   const KvLayout& layout = kv.layout();
   const store::PageChain chain = kv.WindowChain();
   const size_t half = rows * layout.shape.row_bytes();
-  std::vector<PagePool::HostCopy> copies;
+  std::vector<HostCopy> copies;
   for (int layer = 0; layer < layout.shape.n_layers; ++layer) {
     WindowExport window;
     const store::PageKey key =
         store::PageKeyOf(chain, static_cast<uint32_t>(layer), store::PageKind::kWindow,
                          static_cast<uint64_t>(kv.n_sealed_tokens()));
-    window.header = MakeHeader(kv, layout.StoredWindow(rows), layer, kv.n_sealed_tokens(), key);
+    window.header =
+        MakeHeader(kv.scope(), layout.StoredWindow(rows), layer, kv.n_sealed_tokens(), key);
     window.payload.resize(2 * half);
     copies.push_back({kv.window_row(layer, false, 0), window.payload.data(), half});
     copies.push_back({kv.window_row(layer, true, 0), window.payload.data() + half, half});
@@ -52,21 +53,6 @@ std::vector<WindowExport> ExportWindows(const PagePool& pool, const SessionKv& k
   }
   pool.Download(copies);
   return windows;
-}
-
-// The blocks from first_page on, in memory of the host.
-std::vector<std::shared_ptr<const uint8_t[]>> CopyBlocks(const PagePool& pool, const SessionKv& kv,
-                                                         int64_t first_page) {
-  const size_t bytes = kv.layout().page_block_bytes();
-  std::vector<std::shared_ptr<const uint8_t[]>> blocks;
-  std::vector<PagePool::HostCopy> copies;
-  for (const uint8_t* block : kv.page_blocks().subspan(first_page)) {
-    auto copy = std::make_shared_for_overwrite<uint8_t[]>(bytes);
-    copies.push_back({const_cast<uint8_t*>(block), copy.get(), bytes});
-    blocks.push_back(std::move(copy));
-  }
-  pool.Download(copies);
-  return blocks;
 }
 
 template <typename T>
@@ -79,47 +65,47 @@ absl::Status CheckSame(const char* what, const T& stored, const T& ours) {
 }  // namespace
 
 std::span<const uint8_t> PageExport::payload() const {
-  const uint8_t* begin = std::holds_alternative<BlockRef>(block)
-                             ? std::get<BlockRef>(block).data()
-                             : std::get<std::shared_ptr<const uint8_t[]>>(block).get();
-  return {begin + offset, header.shape.payload_bytes()};
+  LEXICO_CHECK(block.pool()->staging() == nullptr);
+  return {block.data() + offset, header.shape.payload_bytes()};
 }
 
-std::vector<PageExport> ExportPages(PagePool* pool, const SessionKv& kv, int64_t first_page) {
-  const KvLayout& layout = kv.layout();
-  const int n_layers = layout.shape.n_layers;
-  std::vector<std::shared_ptr<const uint8_t[]>> copies;
-  if (!pool->on_host()) copies = CopyBlocks(*pool, kv, first_page);
-  std::vector<PageExport> pages;
-  pages.reserve((kv.n_pages() - first_page) * n_layers);
+SealedPages::SealedPages(PagePool* pool, const SessionKv& kv, int64_t first_page)
+    : layout_(kv.layout()), scope_(kv.scope()), first_page_(first_page) {
   for (int64_t page = first_page; page < kv.n_pages(); ++page) {
-    decltype(PageExport::block) block;
-    if (copies.empty()) {
-      block = BlockRef(pool, const_cast<uint8_t*>(kv.page_blocks()[page]));
-    } else {
-      block = copies[page - first_page];
+    chains_.push_back(kv.chain(page));
+    blocks_.emplace_back(pool, const_cast<uint8_t*>(kv.page_blocks()[page]));
+    for (int layer = 0; layer < layout_.shape.n_layers; ++layer) {
+      errors_.push_back(kv.page_error(page, layer));
     }
+  }
+}
+
+std::vector<PageExport> SealedPages::Export() const {
+  const int n_layers = layout_.shape.n_layers;
+  const store::PageShape shape = layout_.StoredPage();
+  std::vector<PageExport> pages;
+  pages.reserve(errors_.size());
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    const int64_t page = first_page_ + static_cast<int64_t>(i);
     for (int layer = 0; layer < n_layers; ++layer) {
-      PageExport exported;
-      exported.header = MakeHeader(kv, layout.StoredPage(), layer, page * layout.page.page_tokens,
-                                   KeyOfPage(layout, kv.chain(page), layer, page));
-      const PageError error = kv.page_error(page, layer);
+      const PageError error = errors_[pages.size()];
+      PageExport& exported = pages.emplace_back();
+      exported.header = MakeHeader(scope_, shape, layer, page * layout_.page.page_tokens,
+                                   KeyOfPage(layout_, chains_[i], layer, page));
       exported.header.relative_error_k = error.k;
       exported.header.relative_error_v = error.v;
-      exported.block = block;
-      exported.offset = layout.page_offset(layer);
-      pages.push_back(std::move(exported));
+      exported.block = blocks_[i];
+      exported.offset = layout_.page_offset(layer);
     }
   }
   return pages;
 }
 
-SessionSnapshot ExportSession(PagePool* pool, const SessionKv& kv, bool with_window) {
-  SessionSnapshot snapshot;
-  snapshot.pages = ExportPages(pool, kv, 0);
-  if (with_window) snapshot.windows = ExportWindows(*pool, kv);
+SessionExport::SessionExport(PagePool* pool, const SessionKv& kv, bool with_window)
+    : pages_(pool, kv, 0) {
+  if (with_window) snapshot_.windows = ExportWindows(*pool, kv);
 
-  store::Manifest& manifest = snapshot.manifest;
+  store::Manifest& manifest = snapshot_.manifest;
   manifest.tenant = kv.scope().tenant;
   manifest.profile = kv.scope().profile;
   manifest.model = kv.scope().model;
@@ -136,17 +122,23 @@ SessionSnapshot ExportSession(PagePool* pool, const SessionKv& kv, bool with_win
   if (manifest.segments.empty() && !manifest.tokens.empty()) {
     manifest.segments.push_back({0, store::SegmentKind::kPrefill});
   }
-  for (const PageExport& page : snapshot.pages) manifest.page_keys.push_back(page.header.key);
-  for (const WindowExport& window : snapshot.windows) {
+}
+
+SessionSnapshot SessionExport::Finish() {
+  snapshot_.pages = pages_.Export();
+  store::Manifest& manifest = snapshot_.manifest;
+  for (const PageExport& page : snapshot_.pages) manifest.page_keys.push_back(page.header.key);
+  for (const WindowExport& window : snapshot_.windows) {
     manifest.window_keys.push_back(window.header.key);
   }
-  return snapshot;
+  return std::move(snapshot_);
 }
 
 SessionImport::SessionImport(PagePool* pool, const KvLayout& layout, const store::ChainScope& scope)
     : pool_(pool), layout_(layout), scope_(scope) {}
 
 SessionImport::~SessionImport() {
+  lane_.reset();  // copies on their way end before the blocks are somebody else's
   pool_->Release(blocks_);
   if (window_block_ != nullptr) pool_->Release({&window_block_, 1});
 }
@@ -184,11 +176,6 @@ absl::StatusOr<std::unique_ptr<SessionImport>> SessionImport::Begin(
         pool->FreeBlocks(layout.page_block_bytes())));
   }
   import->blocks_ = std::move(blocks);
-  if (!pool->on_host()) {
-    // Not cleared: what is not received is not kept.
-    import->staging_ =
-        std::make_unique_for_overwrite<uint8_t[]>(import->n_pages_ * layout.page_block_bytes());
-  }
   uint8_t* window_block = nullptr;
   if (!pool->Acquire(layout.window_block_bytes(), {&window_block, 1})) {
     return absl::ResourceExhaustedError(fmt::format(
@@ -253,18 +240,52 @@ absl::Status SessionImport::CheckKeys(const store::Manifest& manifest) {
                   window_keys_[0].ToHex(), rows_max));
 }
 
-std::span<uint8_t> SessionImport::page_buffer(int64_t index) {
+uint8_t* SessionImport::PageOf(int64_t index) const {
   const int n_layers = layout_.shape.n_layers;
-  const int64_t page = index / n_layers;
-  uint8_t* block =
-      pool_->on_host() ? blocks_[page] : staging_.get() + page * layout_.page_block_bytes();
-  return {block + layout_.page_offset(static_cast<int>(index % n_layers)), layout_.page_bytes()};
+  return blocks_[index / n_layers] + layout_.page_offset(static_cast<int>(index % n_layers));
+}
+
+void SessionImport::UploadAccepted() {
+  if (lane_ == nullptr) return;
+  lane_->Synchronize();  // the other half is free
+  for (int64_t i = range_.begin; i < range_.end; ++i) {
+    // With what is between two pages of a block, so that they are one copy.
+    const size_t bytes = BlockBytes(layout_.page_bytes());
+    if (page_ok_[i]) lane_->Upload({PageOf(i), page_buffer(i).data(), bytes});
+  }
+  lane_->Start();
+}
+
+SessionImport::Range SessionImport::NextPages() {
+  UploadAccepted();
+  const int64_t n_left = n_pages() - range_.end;
+  range_ = {range_.end, range_.end};
+  Staging* const staging = pool_->staging();
+  if (n_left == 0) {
+    lane_.reset();
+  } else if (staging == nullptr) {
+    range_.end += n_left;
+  } else {
+    if (lane_ == nullptr) lane_ = staging->Take();
+    half_ = 1 - half_;
+    const size_t n_max = lane_->half(half_).size() / BlockBytes(layout_.page_bytes());
+    range_.end += std::min(n_left, static_cast<int64_t>(n_max));
+    LEXICO_CHECK(!range_.empty());
+  }
+  return range_;
+}
+
+std::span<uint8_t> SessionImport::page_buffer(int64_t index) {
+  LEXICO_CHECK_GE(index, range_.begin);
+  LEXICO_CHECK_LT(index, range_.end);
+  if (lane_ == nullptr) return {PageOf(index), layout_.page_bytes()};
+  const size_t offset = (index - range_.begin) * BlockBytes(layout_.page_bytes());
+  return lane_->half(half_).subspan(offset, layout_.page_bytes());
 }
 
 absl::Status SessionImport::AcceptPage(int64_t index, const store::PageHeader& header) {
   const int n_layers = layout_.shape.n_layers;
   page_ok_[index] = 0;
-  LEXICO_RETURN_IF_ERROR(store::VerifyPayload(header, page_buffer(index)));
   store::ExpectedPage expected;
   expected.key = page_keys_[index];
   expected.model = scope_.model;
@@ -286,7 +307,6 @@ std::span<uint8_t> SessionImport::window_buffer(int layer) {
 
 absl::Status SessionImport::AcceptWindow(int layer, const store::PageHeader& header) {
   window_ok_[layer] = 0;
-  LEXICO_RETURN_IF_ERROR(store::VerifyPayload(header, window_payloads_[layer]));
   store::ExpectedPage expected;
   expected.key = window_keys_[layer];
   expected.model = scope_.model;
@@ -298,26 +318,18 @@ absl::Status SessionImport::AcceptWindow(int layer, const store::PageHeader& hea
   const size_t capacity_half = layout_.window_capacity() * layout_.shape.row_bytes();
   uint8_t* window = window_block_ + layout_.window_offset(layer);
   uint8_t* payload = window_payloads_[layer].data();
-  const PagePool::HostCopy copies[] = {{window, payload, half},
-                                       {window + capacity_half, payload + half, half}};
+  const HostCopy copies[] = {{window, payload, half},
+                             {window + capacity_half, payload + half, half}};
   pool_->Upload(copies);
   window_payloads_[layer] = {};
   window_ok_[layer] = 1;
   return absl::OkStatus();
 }
 
-void SessionImport::UploadBlocks() {
-  const size_t bytes = layout_.page_block_bytes();
-  std::vector<PagePool::HostCopy> copies;
-  for (size_t i = 0; i < blocks_.size(); ++i) {
-    copies.push_back({blocks_[i], staging_.get() + i * bytes, bytes});
-  }
-  pool_->Upload(copies);
-  staging_ = {};
-}
-
 SessionImport::Result SessionImport::Finish() {
   LEXICO_CHECK(window_block_ != nullptr);
+  UploadAccepted();
+  lane_.reset();
   const int n_layers = layout_.shape.n_layers;
   const int64_t page_tokens = layout_.page.page_tokens;
   const auto first_bad = std::find(page_ok_.begin(), page_ok_.end(), 0);
@@ -332,7 +344,6 @@ SessionImport::Result SessionImport::Finish() {
   const int64_t n_stored = n_pages_ * page_tokens + window_rows_;
   pool_->Release(std::span(blocks_).subspan(n_whole));
   blocks_.resize(n_whole);
-  if (!pool_->on_host()) UploadBlocks();
   parts.page_blocks = std::move(blocks_);
   blocks_.clear();
   errors_.resize(n_whole * n_layers);

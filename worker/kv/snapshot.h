@@ -8,7 +8,6 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <variant>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -24,10 +23,10 @@ namespace lexico::worker {
 // written, not on the engine's thread.
 struct PageExport {
   store::PageHeader header;
-  // Of all layers: the pool's block, or a copy where that is not memory of the host.
-  std::variant<BlockRef, std::shared_ptr<const uint8_t[]>> block;
+  BlockRef block;     // of all layers
   size_t offset = 0;  // of this layer
 
+  // REQUIRES: blocks are memory of the host. payload_reader.h reads others too.
   std::span<const uint8_t> payload() const;
 };
 
@@ -46,24 +45,50 @@ struct SessionSnapshot {
   std::vector<WindowExport> windows;  // [n_layers]; empty without window or when not asked for
 };
 
-// Sealed pages from `first_page` on, [n_pages - first_page, n_layers].
-// On a device they are copied, so what ops have written must be there (page_pool.h).
-std::vector<PageExport> ExportPages(PagePool* pool, const SessionKv& kv, int64_t first_page);
+// A session's pages from `first_page` on, as it is now. They are read beside the ops, so what ops
+// have written must be there (page_pool.h).
+class SealedPages {
+ public:
+  SealedPages(PagePool* pool, const SessionKv& kv, int64_t first_page);
 
-SessionSnapshot ExportSession(PagePool* pool, const SessionKv& kv, bool with_window);
+  // [n_pages - first_page, n_layers]. Takes about half a microsecond for each, for its key: much
+  // longer than the above, and it needs the session no more.
+  std::vector<PageExport> Export() const;
+
+ private:
+  KvLayout layout_;
+  store::ChainScope scope_;
+  int64_t first_page_;
+  std::vector<store::PageChain> chains_;  // [n_pages - first_page]
+  std::vector<BlockRef> blocks_;          // [n_pages - first_page]
+  std::vector<PageError> errors_;         // [n_pages - first_page, n_layers]
+};
+
+// A session as it is now: pages by reference, windows copied. It may go on before Finish.
+class SessionExport {
+ public:
+  SessionExport(PagePool* pool, const SessionKv& kv, bool with_window);
+  // May be called once.
+  SessionSnapshot Finish();
+
+ private:
+  const SealedPages pages_;
+  SessionSnapshot snapshot_;
+};
 
 // A session being restored: buffers in the pool into which payloads are received, and the checks
 // that decide what of them may be used.
 //
 //   import = SessionImport::Begin(pool, layout, identity, manifest)
-//   for every page:    receive into page_buffer(i), then AcceptPage(i, header)
-//   for every window:  receive into window_buffer(layer, header), then AcceptWindow(layer, header)
+//   while (range = import->NextPages()) is not empty:
+//     for every page of it:  receive into page_buffer(i), then AcceptPage(i, header)
+//   for every window:  receive into window_buffer(layer), then AcceptWindow(layer, header)
 //   kv = import->Finish()
 //
 // Pages that are never accepted (lost, damaged) do not stop it: Finish keeps the longest run of
 // whole pages from the start, and the tokens after it become pending, to be prefilled again.
 //
-// Thread-compatible.
+// Thread-compatible; different pages of a range may be received and accepted by several threads.
 class SessionImport {
  public:
   // Takes all blocks now. FailedPrecondition names the fingerprint, profile or shape that differs
@@ -80,9 +105,20 @@ class SessionImport {
   // [n_pages * n_layers], in the order of manifest.page_keys.
   int64_t n_pages() const { return static_cast<int64_t>(page_keys_.size()); }
   const store::PageKey& page_key(int64_t index) const { return page_keys_[index]; }
+  // The pages to receive next, those after the last range: all of them where blocks are memory of
+  // the host. On a device as many as half a lane (staging.h) takes, which is held until the last
+  // range or Finish; accepted pages of the range before are copied to their blocks meanwhile.
+  struct Range {
+    int64_t begin = 0;
+    int64_t end = 0;
+    bool empty() const { return begin == end; }
+  };
+  Range NextPages();
+  // REQUIRES: `index` is in the last range.
   std::span<uint8_t> page_buffer(int64_t index);
-  // Verifies the payload in the buffer against the header, and both against what was asked for.
-  // Errors: those of VerifyPayload and CheckExpected; the page then counts as missing.
+  // The page in the buffer is used if it is the one that was asked for. REQUIRES: the payload was
+  // verified against `header` (store::Client does, where it receives). Errors: those of
+  // CheckExpected; the page then counts as missing.
   absl::Status AcceptPage(int64_t index, const store::PageHeader& header);
 
   // 0 or n_layers.
@@ -90,7 +126,7 @@ class SessionImport {
   const store::PageKey& window_key(int layer) const { return window_keys_[layer]; }
   // [payload_bytes] for a window of the length that every header must have.
   std::span<uint8_t> window_buffer(int layer);
-  absl::Status AcceptWindow(int layer, const store::PageHeader& header);
+  absl::Status AcceptWindow(int layer, const store::PageHeader& header);  // as AcceptPage
 
   struct Result {
     std::unique_ptr<SessionKv> kv;
@@ -103,7 +139,8 @@ class SessionImport {
  private:
   SessionImport(PagePool* pool, const KvLayout& layout, const store::ChainScope& scope);
   absl::Status CheckKeys(const store::Manifest& manifest);
-  void UploadBlocks();
+  uint8_t* PageOf(int64_t index) const;
+  void UploadAccepted();
 
   PagePool* const pool_;
   const KvLayout layout_;
@@ -115,8 +152,9 @@ class SessionImport {
   int64_t n_pages_ = 0;           // a layer
   int64_t window_rows_ = 0;       // of the stored window
   std::vector<uint8_t*> blocks_;  // [n_pages]
-  // Where pages are received if the pool is not memory of the host; [n_pages, page_block_bytes].
-  std::unique_ptr<uint8_t[]> staging_;
+  Range range_;                   // pages that are being received
+  Staging::LaneHold lane_;        // where, if blocks are not memory of the host: in half half_
+  int half_ = 0;
   uint8_t* window_block_ = nullptr;
   std::vector<std::vector<uint8_t>> window_payloads_;
   std::vector<PageError> errors_;  // [n_pages, n_layers]

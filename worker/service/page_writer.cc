@@ -11,6 +11,7 @@
 #include "proto/base/status.h"
 #include "proto/rpc/status_map.h"
 #include "worker/engine/errors.h"
+#include "worker/kv/payload_reader.h"
 
 namespace lexico::worker {
 namespace {
@@ -40,12 +41,12 @@ size_t BytesOf(const PageExport& page) { return page.header.shape.payload_bytes(
 
 absl::Status PutPages(store::Client& client, std::span<const PageExport* const> pages,
                       absl::Time deadline) {
-  for (size_t begin = 0; begin < pages.size(); begin += kBatchPages) {
-    const auto batch = pages.subspan(begin, std::min(kBatchPages, pages.size() - begin));
+  for (PayloadReader reader(pages, kBatchPages); reader.Next();) {
     std::vector<store::PageOut> out;
-    out.reserve(batch.size());
-    for (const PageExport* page : batch) {
-      out.push_back({store::EncodeHeader(page->header, page->payload()), page->payload()});
+    out.reserve(reader.pages().size());
+    for (const PageExport* page : reader.pages()) {
+      const std::span<const uint8_t> payload = reader.payload(out.size());
+      out.push_back({store::EncodeHeader(page->header, payload), payload});
     }
     LEXICO_RETURN_IF_ERROR(client.PutPages(out, deadline));
   }

@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+#include <future>
+
 #include "absl/time/clock.h"
 #include "cache_store/format/manifest.h"
 #include "proto/base/bytes.h"
@@ -21,6 +24,11 @@ constexpr absl::Duration kSyncTimeout = absl::Seconds(30);
 constexpr absl::Duration kCancelledCommitDelay = absl::Seconds(5);
 // Keys of one HasPages call: 1 MiB.
 constexpr size_t kHasBatch = 65536;
+
+// A call of the store's verifies its pages when it has received them: several share the connection,
+// so that pages are received meanwhile.
+constexpr size_t kPartsMax = 4;
+constexpr size_t kPartBytesMin = size_t{1} << 20;
 
 bool IsOutOfReach(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
@@ -58,42 +66,84 @@ absl::Status CheckIdentity(const SessionIdentity& identity, const store::Manifes
 
 // Receives the pages and windows that the store has; returns how many came damaged. Unavailable or
 // DeadlineExceeded: the store went away or hangs, and what is missing may be there all the same.
-absl::StatusOr<int64_t> Fetch(store::Client& client, SessionImport& import,
-                              const store::Manifest& manifest, absl::Time deadline) {
-  std::vector<store::PageIn> pages(import.n_pages() + import.n_windows());
-  for (int64_t i = 0; i < import.n_pages(); ++i) {
-    pages[i].expected.key = import.page_key(i);
-    pages[i].payload = import.page_buffer(i);
-  }
-  for (int layer = 0; layer < import.n_windows(); ++layer) {
-    store::PageIn& page = pages[import.n_pages() + layer];
-    page.expected.key = import.window_key(layer);
-    page.payload = import.window_buffer(layer);
-  }
-  for (store::PageIn& page : pages) page.expected.model = manifest.model;
-  const absl::Status fetched = client.GetPages(pages, deadline);
-  if (IsOutOfReach(fetched)) return fetched;
-  if (!fetched.ok()) {
-    spdlog::warn("session {}: pages not fetched: {}", manifest.session_id,
-                 std::string(fetched.message()));
-  }
-  int64_t n_damaged = 0;
-  for (size_t i = 0; i < pages.size(); ++i) {
-    absl::Status status = pages[i].status;
-    if (status.ok()) {
-      const auto index = static_cast<int64_t>(i);
-      status =
-          index < import.n_pages()
-              ? import.AcceptPage(index, pages[i].header)
-              : import.AcceptWindow(static_cast<int>(index - import.n_pages()), pages[i].header);
+class Fetch {
+ public:
+  Fetch(store::Client* client, SessionImport* import, const store::Manifest* manifest,
+        absl::Time deadline)
+      : client_(client), import_(import), manifest_(manifest), deadline_(deadline) {}
+
+  absl::StatusOr<int64_t> Run() {
+    for (auto range = import_->NextPages(); !range.empty(); range = import_->NextPages()) {
+      std::vector<store::PageIn> pages;
+      for (int64_t i = range.begin; i < range.end; ++i) {
+        pages.push_back(PageIn(import_->page_key(i), import_->page_buffer(i)));
+      }
+      LEXICO_RETURN_IF_ERROR(Get(pages, [&](size_t i, const store::PageHeader& header) {
+        return import_->AcceptPage(range.begin + static_cast<int64_t>(i), header);
+      }));
     }
-    if (!absl::IsDataLoss(status) && !absl::IsFailedPrecondition(status)) continue;
-    ++n_damaged;
-    spdlog::warn("session {}: page {} is not used: {}", manifest.session_id,
-                 pages[i].expected.key.ToHex(), std::string(status.message()));
+    std::vector<store::PageIn> windows;
+    for (int layer = 0; layer < import_->n_windows(); ++layer) {
+      windows.push_back(PageIn(import_->window_key(layer), import_->window_buffer(layer)));
+    }
+    if (windows.empty()) return n_damaged_;
+    LEXICO_RETURN_IF_ERROR(Get(windows, [&](size_t i, const store::PageHeader& header) {
+      return import_->AcceptWindow(static_cast<int>(i), header);
+    }));
+    return n_damaged_;
   }
-  return n_damaged;
-}
+
+ private:
+  store::PageIn PageIn(const store::PageKey& key, std::span<uint8_t> payload) const {
+    store::PageIn page{.payload = payload};
+    page.expected.key = key;
+    page.expected.model = manifest_->model;
+    return page;
+  }
+
+  template <typename Accept>
+  absl::Status Get(std::span<store::PageIn> pages, Accept accept) {
+    const absl::Status fetched = GetInParts(pages);
+    if (IsOutOfReach(fetched)) return fetched;
+    if (!fetched.ok()) {
+      spdlog::warn("session {}: pages not fetched: {}", manifest_->session_id,
+                   std::string(fetched.message()));
+    }
+    for (size_t i = 0; i < pages.size(); ++i) {
+      absl::Status status = pages[i].status;
+      if (status.ok()) status = accept(i, pages[i].header);
+      if (!absl::IsDataLoss(status) && !absl::IsFailedPrecondition(status)) continue;
+      ++n_damaged_;
+      spdlog::warn("session {}: page {} is not used: {}", manifest_->session_id,
+                   pages[i].expected.key.ToHex(), std::string(status.message()));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status GetInParts(std::span<store::PageIn> pages) {
+    const size_t bytes = pages.size() * pages[0].payload.size();
+    const size_t n_parts = std::clamp<size_t>(bytes / kPartBytesMin, 1, kPartsMax);
+    const size_t n = (pages.size() + n_parts - 1) / n_parts;
+    std::vector<std::future<absl::Status>> others;
+    for (size_t i = n; i < pages.size(); i += n) {
+      others.push_back(std::async(std::launch::async, [=, this] {
+        return client_->GetPages(pages.subspan(i, std::min(n, pages.size() - i)), deadline_);
+      }));
+    }
+    absl::Status fetched = client_->GetPages(pages.first(std::min(n, pages.size())), deadline_);
+    for (std::future<absl::Status>& other : others) {
+      const absl::Status status = other.get();
+      if (fetched.ok() || IsOutOfReach(status)) fetched = status;
+    }
+    return fetched;
+  }
+
+  store::Client* const client_;
+  SessionImport* const import_;
+  const store::Manifest* const manifest_;
+  const absl::Time deadline_;
+  int64_t n_damaged_ = 0;
+};
 
 }  // namespace
 
@@ -279,7 +329,7 @@ absl::StatusOr<SessionStore::Restored> SessionStore::Restore(const SessionIdenti
   restored.record.n_durable_tokens = static_cast<int64_t>(manifest.tokens.size());
 
   LEXICO_ASSIGN_OR_RETURN(std::unique_ptr<SessionImport> import, engine_->BeginImport(manifest));
-  const absl::StatusOr<int64_t> n_damaged = Fetch(*client_, *import, manifest, deadline);
+  const absl::StatusOr<int64_t> n_damaged = Fetch(client_, import.get(), &manifest, deadline).Run();
   Note(n_damaged.status());
   if (!n_damaged.ok()) return StoreError(n_damaged.status());
   LEXICO_ASSIGN_OR_RETURN(const SessionInfo info,
