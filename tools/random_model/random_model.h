@@ -26,8 +26,8 @@ struct RandomModelOptions {
 // What the tensors of the folder take, weights and dictionaries.
 int64_t BytesOf(const Preset& preset, int n_atoms);
 
-// About how long WriteRandomModel computes for `bytes`, from a piece that is computed for this; a
-// slow disk takes longer.
+// How long WriteRandomModel computes for `bytes`, from a piece that is computed for this. Writing
+// comes on top.
 double SecondsFor(int64_t bytes, int threads);
 
 // Shards of at most 4 GiB and their index; config.json is written last, so that a folder which is
