@@ -23,8 +23,10 @@ absl::StatusOr<DeviceBuffer> DeviceBuffer::Allocate(size_t bytes, const Stream& 
                                             : ::operator new(bytes, kAlignment, std::nothrow);
   if (buffer.data_ == nullptr) {
     return absl::ResourceExhaustedError(
-        fmt::format("{} bytes do not fit into the memory left of {}", bytes,
-                    stream.device() != nullptr ? stream.device()->name() : "the machine"));
+        stream.device() == nullptr
+            ? fmt::format("{} bytes do not fit into the memory left of the machine", bytes)
+            : fmt::format("{} bytes do not fit into {}, which has {} bytes free", bytes,
+                          stream.device()->name(), stream.device()->FreeBytes()));
   }
   buffer.bytes_ = bytes;
   return buffer;

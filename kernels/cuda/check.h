@@ -1,6 +1,6 @@
 // The return code of every CUDA call is looked at here. One that is not success ends the process
 // with the call and the driver's words: errors of kernels are sticky, so nothing after one can be
-// trusted; whoever supervises the worker restarts it.
+// trusted; whoever supervises the worker restarts it, and its sessions resume elsewhere.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -9,7 +9,8 @@
 
 namespace lexico::kernels::cuda {
 
-// Prints `what` and the error and aborts. Never returns.
+// Prints `what` and the error. Exits with status 1 where the GPU itself has failed or is gone;
+// anything else is a mistake of ours and aborts, like a CHECK.
 [[noreturn]] void CudaFailed(cudaError_t error, const std::string& what, const char* file,
                              int line);
 

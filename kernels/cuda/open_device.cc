@@ -5,25 +5,23 @@
 
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/gpu.h"
+#include "kernels/cuda/requirements.h"
+#include "proto/base/status.h"
 
 namespace lexico::kernels::cuda {
 namespace {
 
-// The oldest architecture that CMakeLists.txt compiles for.
-constexpr int kComputeMajorMin = 8;
-
 absl::StatusOr<int> CountDevices() {
+  int driver = 0;
+  int runtime = 0;
+  LEXICO_CUDA_CHECK(cudaDriverGetVersion(&driver));
+  LEXICO_CUDA_CHECK(cudaRuntimeGetVersion(&runtime));
+  LEXICO_RETURN_IF_ERROR(CheckDriver(driver, runtime));
   int n_devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&n_devices);
-  if (error == cudaErrorInsufficientDriver) {
-    int runtime = 0;
-    LEXICO_CUDA_CHECK(cudaRuntimeGetVersion(&runtime));
-    return absl::FailedPreconditionError(
-        fmt::format("the NVIDIA driver is older than CUDA {}.{}, which this build uses",
-                    runtime / 1000, runtime % 1000 / 10));
-  }
+  if (error == cudaErrorNoDevice) return 0;
   if (error != cudaSuccess) {
-    return absl::UnavailableError(fmt::format("no CUDA device: {}", cudaGetErrorString(error)));
+    return absl::UnavailableError(fmt::format("no GPU can be used: {}", cudaGetErrorString(error)));
   }
   return n_devices;
 }
@@ -31,20 +29,12 @@ absl::StatusOr<int> CountDevices() {
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<Device>> OpenDevice(const CudaOptions& options) {
-  const absl::StatusOr<int> n_devices = CountDevices();
-  if (!n_devices.ok()) return n_devices.status();
-  if (options.ordinal < 0 || options.ordinal >= *n_devices) {
-    return absl::UnavailableError(
-        fmt::format("no CUDA device {}: the machine has {}", options.ordinal, *n_devices));
-  }
+  LEXICO_ASSIGN_OR_RETURN(const int n_devices, CountDevices());
+  LEXICO_RETURN_IF_ERROR(CheckOrdinal(options.ordinal, n_devices));
   cudaDeviceProp properties;
   LEXICO_CUDA_CHECK(cudaGetDeviceProperties(&properties, options.ordinal));
   const std::string name = fmt::format("cuda:{} {}", options.ordinal, properties.name);
-  if (properties.major < kComputeMajorMin) {
-    return absl::FailedPreconditionError(
-        fmt::format("{} has compute capability {}.{}; {}.0 or newer is needed", name,
-                    properties.major, properties.minor, kComputeMajorMin));
-  }
+  LEXICO_RETURN_IF_ERROR(CheckCapability(name, properties.major, properties.minor));
   auto gpu = std::make_shared<Gpu>(options.ordinal, name);
   if (!gpu->TakeWorkspace(options.workspace_bytes)) {
     return absl::ResourceExhaustedError(

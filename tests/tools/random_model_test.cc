@@ -2,9 +2,13 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <bit>
 #include <cmath>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
@@ -139,6 +143,28 @@ TEST(RandomModel, AModelThatDoesNotFitTheDiskIsRefusedBeforeItIsWritten) {
   EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
   EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr("needs"), HasSubstr("free")));
   EXPECT_TRUE(std::filesystem::is_empty(dir.path() + "/huge"));
+}
+
+// The limit of the size of a file stands for a disk that others fill meanwhile.
+TEST(RandomModel, ADiskThatFillsUpMeanwhileIsSaidAndLeavesNoModel) {
+  const tests::TempDir dir;
+  const auto fill = [&] {
+    const rlimit limit = {10'000, RLIM_INFINITY};
+    std::signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &limit);
+    const absl::Status status = WriteTiny(dir.path() + "/m", {.n_atoms = 0, .threads = 2});
+    std::fprintf(stderr, "%s\n", status.ToString().c_str());
+    std::exit(absl::IsResourceExhausted(status) ? 0 : 1);
+  };
+  EXPECT_EXIT(fill(), testing::ExitedWithCode(0),
+              "/m/model.safetensors: cannot be written.*--layers");
+  EXPECT_TRUE(std::filesystem::is_empty(dir.path() + "/m"));
+}
+
+TEST(RandomModel, TellsHowLongItWillTake) {
+  const double seconds = SecondsFor(int64_t{1} << 30, 1);
+  EXPECT_GT(seconds, 0.01);
+  EXPECT_LT(seconds, 1000);
 }
 
 TEST(RandomModel, ATokenizerWithMoreIdsThanTheVocabularyIsRefused) {

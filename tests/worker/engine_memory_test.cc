@@ -65,6 +65,15 @@ TEST_P(WorkArenaTest, MemoryComesBackAndJoins) {
   EXPECT_TRUE(arena->Acquire(768).ok());
 }
 
+TEST_P(WorkArenaTest, MoreThanADeviceHasIsRefusedWithTheOption) {
+  if (!on_gpu()) return;
+  const absl::Status refused = WorkArena::Create(size_t{1} << 50, stream()).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(refused.message()),
+              testing::AllOf(testing::HasSubstr("lower --prefill_memory"),
+                             testing::HasSubstr("bytes free")));
+}
+
 TEST_P(WorkArenaTest, SaysWhatItCanGiveAtMost) {
   if (on_gpu()) {
     EXPECT_EQ(Arena(1000)->bytes_max(), 1024u);

@@ -2,10 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <limits>
 
 #include "tests/support/status_matchers.h"
 #include "tests/support/temp_dir.h"
 #include "tests/worker/model_safetensors_writer.h"
+#include "worker/model/device_fit.h"
 #include "worker/model/exact_decoder.h"
 #include "worker/model/transformer.h"
 
@@ -188,6 +190,22 @@ TEST_F(ModelLoadTest, DecoderRefusesBadIdsAndStaysAsItWas) {
   EXPECT_EQ(decoder.n_tokens(), 3);
   EXPECT_THAT(append(std::vector<int32_t>(6, 1)),
               StatusIs(StatusCode::kInvalidArgument, "9 tokens, the model has 8 positions"));
+}
+
+TEST_F(ModelLoadTest, WeightsThatAreNotFiniteAreRefusedByName) {
+  EXPECT_THAT(Load(std::numeric_limits<float>::quiet_NaN()),
+              StatusIs(StatusCode::kInvalidArgument, "tensor lm_head.weight: element 0 of [5, 4]"));
+}
+
+TEST(DeviceFitTest, WeightsThatLeaveNoRoomForSessionsAreRefusedWithWhatWouldFit) {
+  constexpr size_t kGib = size_t{1} << 30;
+  EXPECT_THAT(CheckWeightsFit("cuda:0 X", 15 * kGib, 79 * kGib), IsOk());
+  EXPECT_THAT(CheckWeightsFit("cuda:0 X", 71 * kGib, 79 * kGib), IsOk());
+  EXPECT_THAT(CheckWeightsFit("cuda:0 X", 131 * kGib, 79 * kGib),
+              StatusIs(StatusCode::kResourceExhausted,
+                       "cuda:0 X has 79.0 GiB free, the weights need 131 GiB and sessions a tenth "
+                       "of it; weights of 71.1 GiB would fit, 38.2 billion numbers"));
+  EXPECT_THAT(CheckWeightsFit("cuda:0 X", 1, 0), StatusIs(StatusCode::kResourceExhausted, "0 B"));
 }
 
 }  // namespace

@@ -1,5 +1,8 @@
 // The tensors of a model folder: one file or shards under an index.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+
+#include <limits>
 
 #include "tests/support/status_matchers.h"
 #include "tests/support/temp_dir.h"
@@ -132,6 +135,43 @@ TEST_F(ModelWeightsTest, TruncatedShardIsDataLossAndNamed) {
   const std::string good = tests::ReadFile(dir_.File("s2.safetensors"));
   dir_.Write("s2.safetensors", good.substr(0, good.size() - 1));
   EXPECT_THAT(Open(), StatusIs(StatusCode::kDataLoss, "s2.safetensors: tensor b: ends at byte 4"));
+}
+
+TEST_F(ModelWeightsTest, ANumberThatIsNotFiniteIsFoundWhereverItIs) {
+  constexpr int kN = 5000;  // more than a piece of the search
+  const float inf = std::numeric_limits<float>::infinity();
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const float bad : {inf, -inf, nan, -nan}) {
+    for (const int at : {0, 1, 4095, 4096, kN - 1}) {
+      std::vector<float> values(kN, -std::numeric_limits<float>::max());
+      values[at] = bad;
+      WriteSingle(SafetensorsWriter().AddF32("a", {1}, {0}).AddF32("b", {kN}, values).Bytes());
+      const auto weights = Open();
+      ASSERT_THAT(weights, IsOk());
+      EXPECT_THAT(weights->CheckFinite(2),
+                  StatusIs(StatusCode::kInvalidArgument,
+                           fmt::format("tensor b: element {} of [5000] is not a finite", at)));
+    }
+  }
+}
+
+TEST_F(ModelWeightsTest, FiniteIsKnownOfEveryType) {
+  const auto check = [&](const char* dtype, std::string_view bytes) {
+    WriteSingle(SafetensorsWriter().Add("a", dtype, {2}, std::string(bytes)).Bytes());
+    return Open()->CheckFinite(1);
+  };
+  using namespace std::string_view_literals;
+  // The largest finite numbers, then the infinities, of either sign.
+  EXPECT_THAT(check("BF16", "\x7f\x7f\x7f\xff"sv), IsOk());
+  EXPECT_FALSE(check("BF16", "\x00\x00\x80\xff"sv).ok());
+  EXPECT_THAT(check("F16", "\xff\x7b\xff\xfb"sv), IsOk());
+  EXPECT_FALSE(check("F16", "\x00\x7c\x00\x00"sv).ok());
+  EXPECT_THAT(check("I16", "\xff\xff\xff\x7f"sv), IsOk());
+}
+
+TEST_F(ModelWeightsTest, CountsItsBytes) {
+  WriteShards(R"({"a":"s1.safetensors","b":"s2.safetensors"})");
+  EXPECT_EQ(Open()->bytes(), 12u);
 }
 
 }  // namespace

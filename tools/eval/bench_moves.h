@@ -41,8 +41,8 @@ struct MovesRow {
   double to_host_gb_per_s = 0;     // pages to memory from which they can be sent
   double to_wire_gb_per_s = 0;     // the same with the headers and checksums of a put, one thread
   double to_device_gb_per_s = 0;   // pages that are where an import receives
-  RestoreTimes one_thread;         // as a worker does it
-  RestoreTimes all_threads;        // pages copied and accepted by all
+  RestoreTimes one_thread;         // pages copied and verified by one
+  RestoreTimes all_threads;        // by all; a worker verifies with up to four
   double step_seconds = 0;         // of decoding, alone
   double step_beside_seconds = 0;  // while another thread reads pages without pause
   double beside_gb_per_s = 0;      // what that thread read

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <iostream>
 #include <mutex>
 #include <thread>
@@ -40,6 +41,12 @@ absl::Status Write(const Options& options) {
   }
   LEXICO_ASSIGN_OR_RETURN(Preset preset, FindPreset(options.preset));
   if (options.n_layers > 0) preset.n_layers = options.n_layers;
+  const int64_t bytes = BytesOf(preset, options.model.n_atoms);
+  std::cerr << fmt::format(
+      "{}: {} with {} layers takes {}, and about {:.0f} s on {} threads with a disk that keeps "
+      "up\n",
+      options.model.out, preset.name, preset.n_layers, base::HumanBytes(static_cast<double>(bytes)),
+      std::ceil(SecondsFor(bytes, options.model.threads)), options.model.threads);
   std::mutex mutex;
   int percent = -1;
   const bool terminal = isatty(STDERR_FILENO) != 0;
@@ -51,10 +58,9 @@ absl::Status Write(const Options& options) {
     std::cerr << fmt::format("\rwriting {} {:3} %", options.model.out, percent) << std::flush;
   }));
   if (terminal) std::cerr << "\r\033[K";
-  std::cout << fmt::format(
-      "{}: {} with {} layers, {}, seed {}\n", options.model.out, preset.name, preset.n_layers,
-      base::HumanBytes(static_cast<double>(BytesOf(preset, options.model.n_atoms))),
-      options.model.seed);
+  std::cout << fmt::format("{}: {} with {} layers, {}, seed {}\n", options.model.out, preset.name,
+                           preset.n_layers, base::HumanBytes(static_cast<double>(bytes)),
+                           options.model.seed);
   return absl::OkStatus();
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -142,6 +143,16 @@ int64_t BytesOf(const Preset& preset, int n_atoms) {
     bytes += n * kElementBytes;
   }
   return bytes;
+}
+
+double SecondsFor(int64_t bytes, int threads) {
+  std::vector<uint16_t> piece(1 << 20);
+  const auto begin = std::chrono::steady_clock::now();
+  FillBf16(Stream{}, 0, 0, 1, piece);
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+  const auto n_pieces =
+      static_cast<double>(bytes) / static_cast<double>(piece.size() * kElementBytes);
+  return seconds.count() * n_pieces / threads;
 }
 
 absl::Status WriteRandomModel(const Preset& preset, const RandomModelOptions& options,

@@ -26,6 +26,10 @@ struct RandomModelOptions {
 // What the tensors of the folder take, weights and dictionaries.
 int64_t BytesOf(const Preset& preset, int n_atoms);
 
+// How long WriteRandomModel computes for `bytes`, from a piece that is computed for this. Writing
+// comes on top.
+double SecondsFor(int64_t bytes, int threads);
+
 // Shards of at most 4 GiB and their index; config.json is written last, so that a folder which is
 // not complete is not taken for a model. `progress` hears the fraction done, of any thread.
 // AlreadyExists: `out` is not empty. ResourceExhausted, before anything is written: the disk has

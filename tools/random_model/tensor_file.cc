@@ -22,8 +22,11 @@ constexpr int64_t kPieceElements = int64_t{4} << 20;
 constexpr int64_t kElementBytes = 2;
 
 absl::Status SystemError(const std::string& path, const char* what) {
-  return absl::UnavailableError(
-      fmt::format("{}: {}: {}", path, what, std::generic_category().message(errno)));
+  const std::string message =
+      fmt::format("{}: {}: {}", path, what, std::generic_category().message(errno));
+  const bool no_room = errno == ENOSPC || errno == EDQUOT || errno == EFBIG;
+  if (!no_room) return absl::UnavailableError(message);
+  return absl::ResourceExhaustedError(message + "; free space, or fewer layers (--layers)");
 }
 
 // Closes on destruction.

@@ -17,7 +17,11 @@ absl::StatusOr<std::unique_ptr<WorkArena>> WorkArena::Create(size_t bytes,
   std::unique_ptr<WorkArena> arena(new WorkArena(stream));
   if (stream.kind() == kernels::DeviceKind::kCpu) return arena;
   bytes = Piece::Rounded(bytes);
-  LEXICO_ASSIGN_OR_RETURN(arena->arena_, kernels::DeviceBuffer::Allocate(bytes, stream));
+  auto memory = kernels::DeviceBuffer::Allocate(bytes, stream);
+  if (!memory.ok()) {
+    return base::Annotate(memory.status(), "memory for prompts, lower --prefill_memory");
+  }
+  arena->arena_ = *std::move(memory);
   arena->free_[0] = bytes;
   return arena;
 }

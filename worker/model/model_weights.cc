@@ -2,10 +2,14 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <filesystem>
+#include <limits>
 #include <set>
 #include <thread>
+#include <type_traits>
 
 #include "absl/status/status.h"
 #include "proto/base/limits.h"
@@ -74,6 +78,39 @@ absl::StatusOr<kernels::DType> FloatDType(const std::string& dtype) {
   if (dtype == "BF16") return kernels::DType::kBF16;
   return absl::InvalidArgumentError(
       fmt::format("dtype is {}, supported are F32, F16 and BF16", dtype));
+}
+
+// The first element whose exponent has all bits set, or -1. Looks for whether there is one with a
+// maximum, which is what the compiler turns into wide loads.
+template <typename Bits>
+int64_t FirstNonFinite(std::span<const uint8_t> bytes, Bits infinity) {
+  using Signed = std::make_signed_t<Bits>;
+  constexpr auto kMagnitude = static_cast<Signed>(std::numeric_limits<Signed>::max());
+  const auto at = [&](size_t i) {
+    Signed value;
+    std::memcpy(&value, bytes.data() + i * sizeof(Bits), sizeof(value));
+    return static_cast<Signed>(value & kMagnitude);
+  };
+  const auto limit = static_cast<Signed>(infinity);
+  constexpr size_t kPiece = 4096;
+  const size_t n = bytes.size() / sizeof(Bits);
+  for (size_t begin = 0; begin < n; begin += kPiece) {
+    const size_t end = std::min(n, begin + kPiece);
+    Signed largest = 0;
+    for (size_t i = begin; i < end; ++i) largest = std::max(largest, at(i));
+    if (largest < limit) continue;
+    size_t i = begin;
+    while (at(i) < limit) ++i;
+    return static_cast<int64_t>(i);
+  }
+  return -1;
+}
+
+int64_t FirstNonFinite(const StoredTensor& tensor) {
+  if (tensor.dtype == "BF16") return FirstNonFinite<uint16_t>(tensor.bytes, 0x7f80);
+  if (tensor.dtype == "F16") return FirstNonFinite<uint16_t>(tensor.bytes, 0x7c00);
+  if (tensor.dtype == "F32") return FirstNonFinite<uint32_t>(tensor.bytes, 0x7f800000);
+  return -1;
 }
 
 }  // namespace
@@ -156,21 +193,47 @@ absl::StatusOr<kernels::TensorView> ModelWeights::Find(std::string_view name,
   return kernels::TensorView(tensor.bytes.data(), *dtype, shape);
 }
 
-base::Fingerprint ModelWeights::ComputeFingerprint(int threads) const {
-  std::vector<const StoredTensor*> tensors;
-  for (const auto& [name, located] : tensors_) tensors.push_back(located.tensor);
-  std::vector<base::Fingerprint> digests(tensors.size());
+template <typename Visit>
+void ModelWeights::ForEachTensor(int threads, const Visit& visit) const {
+  std::vector<std::pair<std::string_view, Located>> tensors(tensors_.begin(), tensors_.end());
   std::atomic<size_t> next{0};
   const auto work = [&] {
     for (size_t i = next++; i < tensors.size(); i = next++) {
-      digests[i] = base::FingerprintBuilder().Add(tensors[i]->bytes).Finish();
+      visit(i, tensors[i].first, tensors[i].second);
     }
   };
-  {
-    std::vector<std::jthread> helpers;
-    for (int i = 1; i < threads; ++i) helpers.emplace_back(work);
-    work();
-  }
+  std::vector<std::jthread> helpers;
+  for (int i = 1; i < threads; ++i) helpers.emplace_back(work);
+  work();
+}
+
+size_t ModelWeights::bytes() const {
+  size_t bytes = 0;
+  for (const auto& [name, located] : tensors_) bytes += located.tensor->bytes.size();
+  return bytes;
+}
+
+absl::Status ModelWeights::CheckFinite(int threads) const {
+  std::vector<absl::Status> found(tensors_.size());
+  ForEachTensor(threads, [&](size_t i, std::string_view name, const Located& located) {
+    const StoredTensor& tensor = *located.tensor;
+    const int64_t at = FirstNonFinite(tensor);
+    if (at < 0) return;
+    found[i] = absl::InvalidArgumentError(
+        fmt::format("{}: tensor {}: element {} of [{}] is not a finite number; the file is damaged "
+                    "or was written by a training that diverged",
+                    located.file->path(), name, at, fmt::join(tensor.shape, ", ")));
+  });
+  absl::Status first;
+  for (const absl::Status& status : found) first.Update(status);
+  return first;
+}
+
+base::Fingerprint ModelWeights::ComputeFingerprint(int threads) const {
+  std::vector<base::Fingerprint> digests(tensors_.size());
+  ForEachTensor(threads, [&](size_t i, std::string_view, const Located& located) {
+    digests[i] = base::FingerprintBuilder().Add(located.tensor->bytes).Finish();
+  });
   base::FingerprintBuilder builder;
   size_t i = 0;
   for (const auto& [name, located] : tensors_) {

@@ -80,6 +80,13 @@ class ModelWeights {
   absl::StatusOr<kernels::TensorView> Find(std::string_view name,
                                            std::initializer_list<int64_t> shape) const;
 
+  // Of all tensors, as they lie in the files.
+  size_t bytes() const;
+
+  // InvalidArgument with the file, the tensor and the place where a value of type F32, F16 or BF16
+  // is infinite or no number. Reads every byte, tensors in parallel on `threads` threads.
+  absl::Status CheckFinite(int threads) const;
+
   // SHA-256 of (name, dtype, shape, SHA-256 of the bytes) of every tensor in the order of names:
   // the same on every machine, however the tensors are sharded or ordered in files. Reads every
   // byte, tensors in parallel on `threads` threads (about 1 GB/s each): a changed weight is never
@@ -92,6 +99,10 @@ class ModelWeights {
     const StoredTensor* tensor;
   };
   absl::Status AddFile(std::shared_ptr<const SafetensorsFile> file);
+  // Calls `visit` with the number and place of every tensor, in the order of names, on `threads`
+  // threads.
+  template <typename Visit>
+  void ForEachTensor(int threads, const Visit& visit) const;
 
   std::vector<std::shared_ptr<const SafetensorsFile>> files_;
   std::map<std::string, Located, std::less<>> tensors_;

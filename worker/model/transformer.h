@@ -59,8 +59,9 @@ class Transformer {
   int64_t row_block() const { return stream_.kind() == kernels::DeviceKind::kCpu ? 256 : 2048; }
 
   // Reads config.json and the weights, checks that every tensor the architecture has is there with
-  // its shape and a floating-point type and that there is no other, packs the matrices for the
-  // machine, and fingerprints. Errors: config.h, safetensors.h.
+  // its shape and a floating-point type and that there is no other, that all numbers are finite and
+  // fit the device, packs the matrices for the machine, and fingerprints. Errors: config.h,
+  // safetensors.h, device_fit.h.
   static absl::StatusOr<std::unique_ptr<Transformer>> Load(const std::string& model_dir,
                                                            const kernels::Stream& stream);
 

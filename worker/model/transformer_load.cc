@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "kernels/api/elementwise.h"
 #include "proto/base/status.h"
+#include "worker/model/device_fit.h"
 #include "worker/model/transformer.h"
 
 namespace lexico::worker {
@@ -101,6 +102,16 @@ absl::Status Transformer::LoadWeights(const std::string& model_dir) {
   LEXICO_RETURN_IF_ERROR(CheckNames(config_, weights_, model_dir));
   LEXICO_ASSIGN_OR_RETURN(embedding_,
                           weights_.Find(kEmbedding, {config_.vocab_size, config_.hidden_dim}));
+  const bool on_device = stream_.device() != nullptr;
+  if (on_device) {
+    // A head that is not stored is the embedding once more.
+    const size_t head_bytes = weights_.Has(kHead) ? 0 : embedding_.size_bytes();
+    LEXICO_RETURN_IF_ERROR(CheckWeightsFit(stream_.device()->name(), weights_.bytes() + head_bytes,
+                                           stream_.device()->FreeBytes()));
+  }
+  // The files are the host's work, and a GPU's stream has one thread.
+  const int threads = on_device ? kernels::Stream::Cpu().threads() : stream_.threads();
+  LEXICO_RETURN_IF_ERROR(weights_.CheckFinite(threads));
   LEXICO_ASSIGN_OR_RETURN(final_norm_, LoadNorm(kFinalNorm));
   layers_.resize(config_.n_layers);
   for (int layer = 0; layer < config_.n_layers; ++layer) {
@@ -111,7 +122,7 @@ absl::Status Transformer::LoadWeights(const std::string& model_dir) {
   const std::vector<double> frequencies = RopeInverseFrequencies(config_);
   LEXICO_ASSIGN_OR_RETURN(inv_frequency_,
                           Place(frequencies.data(), frequencies.size() * sizeof(double)));
-  fingerprint_ = FingerprintOf(config_, weights_.ComputeFingerprint(stream_.threads()));
+  fingerprint_ = FingerprintOf(config_, weights_.ComputeFingerprint(threads));
   return absl::OkStatus();
 }
 
