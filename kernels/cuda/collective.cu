@@ -1,0 +1,141 @@
+// NCCL between GPUs of one machine and one process: a thread a rank, so that no call needs a group.
+//
+//   AllReduceSum       ncclAllReduce in place. Its rings and trees add every number up once and
+//                      hand the sum round, so all ranks have the same bits.
+//   AllGatherColumns   ncclAllGather of equal blocks into the workspace, then one kernel that puts
+//                      columns beside each other, a thread a number; in waves of rows where the
+//                      workspace does not hold all of them
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+
+#include "kernels/cuda/collective.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/nccl.h"
+#include "proto/base/check.h"
+
+namespace lexico::kernels::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int64_t kRowsMax = 65535;  // of a grid
+
+// out [n_rows, width] from blocks of columns, one a rank, each of n_rows * part numbers of which
+// the last may be narrower.
+__global__ void JoinColumnsKernel(const float* blocks, int64_t n_rows, int64_t width, int64_t part,
+                                  float* out) {
+  const int64_t column = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (column >= width) return;
+  const int64_t row = blockIdx.y;
+  const int64_t begin = column / part * part;
+  const int64_t count = begin + part <= width ? part : width - begin;
+  out[row * width + column] = blocks[begin * n_rows + row * count + column - begin];
+}
+
+// The communicators of all ranks, which end together.
+class Communicators {
+ public:
+  Communicators(const Nccl& nccl, std::vector<ncclComm_t> comms)
+      : nccl_(nccl), comms_(std::move(comms)) {}
+  ~Communicators() {
+    for (const ncclComm_t comm : comms_) {
+      CheckNccl(nccl_, nccl_.destroy(comm), nullptr, "ncclCommDestroy");
+    }
+  }
+  Communicators(const Communicators&) = delete;
+  Communicators& operator=(const Communicators&) = delete;
+
+  const Nccl& nccl() const { return nccl_; }
+  ncclComm_t comm(int rank) const { return comms_[rank]; }
+
+ private:
+  const Nccl& nccl_;
+  const std::vector<ncclComm_t> comms_;
+};
+
+class NcclCommunicator final : public Communicator {
+ public:
+  NcclCommunicator(int rank, int size, std::shared_ptr<const Communicators> all)
+      : Communicator(rank, size),
+        nccl_(all->nccl()),
+        comm_(all->comm(rank)),
+        all_(std::move(all)) {}
+
+  void AllReduceSum(float* x, int64_t n, const Stream& stream) override {
+    const Gpu& gpu = GpuOf(stream);
+    CheckPeers(gpu);
+    CheckNccl(nccl_, nccl_.all_reduce(x, x, n, ncclFloat32, ncclSum, comm_, gpu.stream()), comm_,
+              "ncclAllReduce");
+  }
+
+  void AllGatherColumns(const float* local, int64_t n_rows, int64_t width, float* out,
+                        const Stream& stream) override {
+    LEXICO_CHECK_GT(PartOfRank(width, size() - 1, size()).count, 0);
+    const Gpu& gpu = GpuOf(stream);
+    CheckPeers(gpu);
+    const int64_t part = PartOfRank(width, 0, size()).count;
+    const int64_t own = PartOfRank(width, rank(), size()).count;
+    const int64_t wave = std::min<int64_t>(
+        kRowsMax, gpu.workspace_bytes() / (part * size() * static_cast<int64_t>(sizeof(float))));
+    LEXICO_CHECK_GE(wave, 1);
+    auto* const blocks = reinterpret_cast<float*>(gpu.workspace());
+    for (int64_t row = 0; row < n_rows; row += wave) {
+      const int64_t rows = std::min(wave, n_rows - row);
+      CheckNccl(nccl_,
+                nccl_.all_gather(local + row * own, blocks, rows * part, ncclFloat32, comm_,
+                                 gpu.stream()),
+                comm_, "ncclAllGather");
+      Launch(
+          gpu, JoinColumnsKernel,
+          {.kernel = "JoinColumns",
+           .blocks = {static_cast<unsigned>(CeilDiv(width, kThreads)), static_cast<unsigned>(rows)},
+           .threads = kThreads},
+          blocks, rows, width, part, out + row * width);
+    }
+  }
+
+ private:
+  // A peer that failed ends this process too.
+  void CheckPeers(const Gpu& gpu) const {
+    gpu.MakeCurrent();
+    ncclResult_t error = ncclSuccess;
+    CheckNccl(nccl_, nccl_.async_error(comm_, &error), comm_, "ncclCommGetAsyncError");
+    CheckNccl(nccl_, error, comm_, "an earlier collective");
+  }
+
+  const Nccl& nccl_;
+  const ncclComm_t comm_;
+  const std::shared_ptr<const Communicators> all_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::vector<std::shared_ptr<Communicator>>> MakeCommunicators(
+    std::span<const Stream> streams) {
+  std::vector<int> ordinals;
+  for (const Stream& stream : streams) ordinals.push_back(GpuOf(stream).ordinal());
+  if (std::set(ordinals.begin(), ordinals.end()).size() != ordinals.size()) {
+    return absl::InvalidArgumentError(
+        fmt::format("{} ranks need as many GPUs, two of them are on {}", ordinals.size(),
+                    GpuOf(streams[0]).name()));
+  }
+  const absl::StatusOr<const Nccl*> nccl = LoadNccl();
+  if (!nccl.ok()) return nccl.status();
+  const auto size = static_cast<int>(ordinals.size());
+  std::vector<ncclComm_t> comms(size);
+  const ncclResult_t made = (*nccl)->init_all(comms.data(), size, ordinals.data());
+  if (made != ncclSuccess) {
+    return absl::UnavailableError(fmt::format(
+        "NCCL cannot connect {} GPUs from {} on: {}: {}", size, GpuOf(streams[0]).name(),
+        (*nccl)->error_string(made), (*nccl)->last_error(nullptr)));
+  }
+  const auto all = std::make_shared<const Communicators>(**nccl, std::move(comms));
+  std::vector<std::shared_ptr<Communicator>> communicators;
+  for (int rank = 0; rank < size; ++rank) {
+    communicators.push_back(std::make_shared<NcclCommunicator>(rank, size, all));
+  }
+  return communicators;
+}
+
+}  // namespace lexico::kernels::cuda
