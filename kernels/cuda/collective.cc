@@ -2,36 +2,23 @@
 //
 //   AllReduceSum       ncclAllReduce in place. Its rings and trees add every number up once and
 //                      hand the sum round, so all ranks have the same bits.
-//   AllGatherColumns   ncclAllGather of equal blocks into the workspace, then one kernel that puts
-//                      columns beside each other, a thread a number; in waves of rows where the
-//                      workspace does not hold all of them
+//   AllGatherColumns   ncclAllGather of equal blocks into the workspace, then JoinColumns; in waves
+//                      of rows where the workspace does not hold all of them
+#include "kernels/cuda/collective.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
-#include "kernels/cuda/collective.h"
-#include "kernels/cuda/launch.h"
+#include "kernels/cuda/gpu.h"
+#include "kernels/cuda/join_columns.h"
 #include "kernels/cuda/nccl.h"
 #include "proto/base/check.h"
 
 namespace lexico::kernels::cuda {
 namespace {
-
-constexpr int kThreads = 256;
-constexpr int64_t kRowsMax = 65535;  // of a grid
-
-// out [n_rows, width] from blocks of columns, one a rank, each of n_rows * part numbers of which
-// the last may be narrower.
-__global__ void JoinColumnsKernel(const float* blocks, int64_t n_rows, int64_t width, int64_t part,
-                                  float* out) {
-  const int64_t column = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (column >= width) return;
-  const int64_t row = blockIdx.y;
-  const int64_t begin = column / part * part;
-  const int64_t count = begin + part <= width ? part : width - begin;
-  out[row * width + column] = blocks[begin * n_rows + row * count + column - begin];
-}
 
 // The communicators of all ranks, which end together.
 class Communicators {
@@ -76,8 +63,9 @@ class NcclCommunicator final : public Communicator {
     CheckPeers(gpu);
     const int64_t part = PartOfRank(width, 0, size()).count;
     const int64_t own = PartOfRank(width, rank(), size()).count;
-    const int64_t wave = std::min<int64_t>(
-        kRowsMax, gpu.workspace_bytes() / (part * size() * static_cast<int64_t>(sizeof(float))));
+    const int64_t wave =
+        std::min<int64_t>(kJoinRowsMax, gpu.workspace_bytes() /
+                                            (part * size() * static_cast<int64_t>(sizeof(float))));
     LEXICO_CHECK_GE(wave, 1);
     auto* const blocks = reinterpret_cast<float*>(gpu.workspace());
     for (int64_t row = 0; row < n_rows; row += wave) {
@@ -86,12 +74,7 @@ class NcclCommunicator final : public Communicator {
                 nccl_.all_gather(local + row * own, blocks, rows * part, ncclFloat32, comm_,
                                  gpu.stream()),
                 comm_, "ncclAllGather");
-      Launch(
-          gpu, JoinColumnsKernel,
-          {.kernel = "JoinColumns",
-           .blocks = {static_cast<unsigned>(CeilDiv(width, kThreads)), static_cast<unsigned>(rows)},
-           .threads = kThreads},
-          blocks, rows, width, part, out + row * width);
+      JoinColumns(gpu, blocks, rows, width, part, out + row * width);
     }
   }
 
