@@ -1,5 +1,5 @@
 // How the ranks of one model reach each other. A rank is a stream with its share of the model
-// (docs/adr/0011-tensor-parallelism.md); every rank has a thread of its own (rank_team.h), and all
+// (docs/adr/0012-tensor-parallelism.md); every rank has a thread of its own (rank_team.h), and all
 // of them call the same functions below in the same order with the same sizes.
 //
 // What is computed is the same on every rank to the last bit, and does not depend on timing. On a

@@ -50,9 +50,8 @@ class Stream {
   static absl::Status CheckName(const std::string& device);
 
   // `size` of them, for the ranks of one model (collective.h): consecutive GPUs from the named one
-  // on, or CPU streams that share the threads. InvalidArgument unless 1 <= size <= kRanksMax; what
-  // Open says of a GPU, with how many are needed.
-  static constexpr int kRanksMax = 8;
+  // on, or CPU streams that share the threads. InvalidArgument unless 1 <= size <= base::kRanksMax;
+  // what Open says of a GPU, with how many are needed.
   static absl::StatusOr<std::vector<Stream>> OpenRanks(const std::string& device, int threads,
                                                        int size);
 

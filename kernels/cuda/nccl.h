@@ -1,4 +1,4 @@
-// NCCL, loaded when a model is first split over several GPUs (docs/adr/0011-tensor-parallelism.md).
+// NCCL, loaded when a model is first split over several GPUs (docs/adr/0012-tensor-parallelism.md).
 #pragma once
 
 #include <nccl.h>

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "kernels/cuda/open_device.h"
+#include "proto/base/limits.h"
 
 namespace lexico::kernels {
 
@@ -48,9 +49,9 @@ absl::StatusOr<std::vector<Stream>> Stream::OpenRanks(const std::string& device,
                                                       int size) {
   // For 32 sequences at once of attention over codes, and prompts in blocks of 2,048 rows.
   constexpr size_t kModelWorkspace = size_t{256} << 20;
-  if (size < 1 || size > kRanksMax) {
+  if (size < 1 || size > base::kRanksMax) {
     return absl::InvalidArgumentError(
-        fmt::format("a model over {} devices; 1 to {} can share one", size, kRanksMax));
+        fmt::format("a model over {} devices; 1 to {} can share one", size, base::kRanksMax));
   }
   const absl::StatusOr<std::optional<int>> first = ParseName(device);
   if (!first.ok()) return first.status();

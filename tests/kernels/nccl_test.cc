@@ -36,5 +36,13 @@ TEST(NcclTest, IsLoadedOnceWhereItIsWithoutMulticast) {
   EXPECT_THAT(std::string((*first)->error_string(ncclInvalidUsage)), HasSubstr("usage"));
 }
 
+TEST(NcclTest, AFailureEndsTheProcessWithTheCallAndTheReason) {
+  const auto nccl = LoadNccl();
+  if (!nccl.ok()) GTEST_SKIP() << nccl.status().message();
+  CheckNccl(**nccl, ncclSuccess, nullptr, "ncclAllReduce");
+  EXPECT_DEATH(CheckNccl(**nccl, ncclRemoteError, nullptr, "ncclAllReduce"),
+               "ncclAllReduce: remote process");
+}
+
 }  // namespace
 }  // namespace lexico::kernels::cuda

@@ -1,5 +1,5 @@
 // An engine whose model is split over ranks answers as one that has it whole, and sessions move
-// between any numbers of ranks.
+// between any numbers of ranks. GPUs: 2 of them, where there are as many.
 #include <algorithm>
 
 #include "tests/worker/engine_fixture.h"
@@ -15,19 +15,34 @@ struct RanksCase {
   const char* name;
   const char* profile;
   int size;
+  const char* device = "cpu";
+  // Of log-probabilities. On a GPU a rounding may decide which atom is picked, and a code then
+  // differs as a whole.
+  float rounding = 1e-3f;
 };
 
 // In F32 throughout, so that only the order of sums differs.
-constexpr char kType[] = "float32";
+tests::TinyModelOptions Model() { return {.head_dim = 32, .dtype = "float32"}; }
 
 class EngineRanksTest : public EngineTest, public testing::WithParamInterface<RanksCase> {
  protected:
-  EngineRanksTest() : EngineTest({.dtype = kType}) { split_ = MakeSplit(GetParam().size); }
+  EngineRanksTest() : EngineTest(Model()) {}
 
-  std::unique_ptr<Engine> MakeSplit(int size) {
-    const std::vector<kernels::Stream> streams(size, kernels::Stream::Cpu(1));
+  void SetUp() override {
+    split_ = MakeSplit(GetParam().size);
+    if (split_ == nullptr) GTEST_SKIP() << "needs " << GetParam().size << " GPUs";
+    if (on_gpu()) engine_ = MakeSplit(1);
+  }
+  // Sessions of the test go first.
+  void TearDown() override { split_.reset(); }
+
+  static bool on_gpu() { return GetParam().device != std::string("cpu"); }
+  // Null where there are not as many GPUs.
+  std::unique_ptr<Engine> MakeSplit(int size, const char* device = GetParam().device) {
+    const auto streams = kernels::Stream::OpenRanks(device, size, size);
+    if (!streams.ok()) return nullptr;
     metrics_.push_back(std::make_unique<base::Metrics>("worker"));
-    auto engine = Engine::Create(Defaults(), tests::MakeTinyModel({.dtype = kType}, streams),
+    auto engine = Engine::Create(Defaults(), tests::MakeTinyModel(Model(), *streams),
                                  base::Clock::Real(), metrics_.back().get());
     EXPECT_THAT(engine, IsOk());
     return *std::move(engine);
@@ -36,13 +51,19 @@ class EngineRanksTest : public EngineTest, public testing::WithParamInterface<Ra
     Open(id, GetParam().profile);
     ASSERT_THAT(split_->OpenSession({.session_id = id, .profile = GetParam().profile}), IsOk());
   }
-  // The same tokens, and log-probabilities up to the rounding of sums.
+  // The same tokens, and log-probabilities up to the rounding of sums; up to the first place where
+  // the best two tokens are so close that rounding may decide.
   static void ExpectAlike(const Outcome& whole, const Outcome& split) {
+    const float rounding = GetParam().rounding;
     ASSERT_THAT(whole.result, IsOk());
     ASSERT_THAT(split.result, IsOk());
-    ASSERT_EQ(whole.ids(), split.ids());
+    ASSERT_EQ(whole.tokens.size(), split.tokens.size());
     for (size_t i = 0; i < whole.tokens.size(); ++i) {
-      ASSERT_NEAR(whole.tokens[i].sampled.logprob, split.tokens[i].sampled.logprob, 1e-3) << i;
+      const SampledToken& a = whole.tokens[i].sampled;
+      const SampledToken& b = split.tokens[i].sampled;
+      if (a.id != b.id && a.top[0].logprob - a.top[1].logprob < 2 * rounding) return;
+      ASSERT_EQ(a.id, b.id) << "token " << i;
+      ASSERT_NEAR(a.logprob, b.logprob, rounding) << "token " << i;
     }
   }
   static void ExpectSamePages(Engine& a, Engine& b, const std::string& id) {
@@ -104,7 +125,7 @@ TEST_P(EngineRanksTest, SequencesOfOneStepAndForksAreAnsweredAlike) {
 }
 
 TEST_P(EngineRanksTest, SessionsMoveBetweenAnyNumbersOfRanks) {
-  const auto four = MakeSplit(4);
+  const auto four = MakeSplit(4, "cpu");
   for (const int n_prompt : {40, 140, 317}) {
     const std::string id = "s" + std::to_string(n_prompt);
     ASSERT_THAT(split_->OpenSession({.session_id = id, .profile = GetParam().profile}), IsOk());
@@ -139,8 +160,8 @@ TEST_P(EngineRanksTest, MemoryIsCountedOnAllRanksAndComesBack) {
   EXPECT_EQ(split.fp16_equivalent_bytes, whole.fp16_equivalent_bytes);
   EXPECT_EQ(split_->load().pool.total_bytes, engine_->load().pool.total_bytes);
   const auto error = split_->Describe("s")->mean_error;
-  EXPECT_NEAR(error.k, engine_->Describe("s")->mean_error.k, 1e-5);
-  EXPECT_NEAR(error.v, engine_->Describe("s")->mean_error.v, 1e-5);
+  EXPECT_NEAR(error.k, engine_->Describe("s")->mean_error.k, 1e-3);
+  EXPECT_NEAR(error.v, engine_->Describe("s")->mean_error.v, 1e-3);
   ASSERT_THAT(split_->Drop("s"), IsOk());
   EXPECT_EQ(split_->load().pool.used_bytes, 0u);
 }
@@ -149,7 +170,10 @@ INSTANTIATE_TEST_SUITE_P(Models, EngineRanksTest,
                          testing::Values(RanksCase{"Dense2", "dense", 2},
                                          RanksCase{"Codes2", "paper-s4", 2},
                                          RanksCase{"Dense4", "dense", 4},
-                                         RanksCase{"Codes4", "paper-s4", 4}),
+                                         RanksCase{"Codes4", "paper-s4", 4},
+                                         RanksCase{"DenseGpu2", "dense", 2, "cuda"},
+                                         RanksCase{"CodesGpu2", "paper-s4", 2, "cuda", 0.3f},
+                                         RanksCase{"DenseGpu4", "dense", 4, "cuda"}),
                          [](const auto& test) { return std::string(test.param.name); });
 
 // Values overflow an F16 cache: every rank's own heads may be the ones that do.

@@ -9,6 +9,7 @@
 #include "proto/base/check.h"
 #include "proto/base/options.h"
 #include "proto/base/status.h"
+#include "worker/kv/window_copies.h"
 
 namespace lexico::worker {
 namespace {
@@ -29,42 +30,6 @@ store::PageKey KeyOfPage(const KvLayout& layout, const store::PageChain& chain, 
                          int64_t page) {
   return store::PageKeyOf(chain, static_cast<uint32_t>(layer), layout.StoredPage().kind,
                           static_cast<uint64_t>(page * layout.page.page_tokens));
-}
-
-// One rank's keys or values of a layer's window in memory of the host, and where they are of the
-// whole: [n_rows, heads of the rank, head_dim].
-struct WindowPart {
-  int rank;
-  uint8_t* whole;
-  std::vector<uint8_t> rows;
-};
-
-// Fills whole windows [2, rows, heads of the model, head_dim], which have their size.
-void DownloadWindows(const PagePool& pool, const SessionKv& kv,
-                     std::span<std::vector<uint8_t>* const> windows) {
-  const KvShape& shape = kv.layout().shape;
-  const int rows = kv.window_rows();
-  const size_t bytes = rows * shape.row_bytes();
-  std::vector<WindowPart> parts;
-  std::vector<HostCopy> copies;
-  for (int layer = 0; layer < shape.n_layers; ++layer) {
-    for (const bool value : {false, true}) {
-      uint8_t* const half = windows[layer]->data() + (value ? windows[layer]->size() / 2 : 0);
-      if (shape.n_ranks == 1) {
-        copies.push_back({kv.window_row(layer, value, 0), half, bytes});
-        continue;
-      }
-      for (int rank = 0; rank < shape.n_ranks; rank += shape.n_replicas) {
-        parts.push_back({rank, half, std::vector<uint8_t>(bytes)});
-        copies.push_back(
-            {kv.window_row(layer, value, 0, rank), parts.back().rows.data(), bytes, rank});
-      }
-    }
-  }
-  pool.Download(copies);
-  for (const WindowPart& part : parts) {
-    JoinRows(shape, part.rank, rows, part.rows.data(), part.whole);
-  }
 }
 
 std::vector<WindowExport> ExportWindows(const PagePool& pool, const SessionKv& kv) {
@@ -350,32 +315,10 @@ absl::Status SessionImport::AcceptWindow(int layer, const store::PageHeader& hea
   expected.layer = static_cast<uint32_t>(layer);
   expected.first_token = static_cast<uint64_t>(n_pages_ * layout_.page.page_tokens);
   LEXICO_RETURN_IF_ERROR(store::CheckExpected(header, expected));
-  UploadWindow(layer);
+  UploadWindow(*pool_, layout_, window_block_, layer, window_rows_, window_payloads_[layer]);
   window_payloads_[layer] = {};
   window_ok_[layer] = 1;
   return absl::OkStatus();
-}
-
-void SessionImport::UploadWindow(int layer) {
-  const KvShape& shape = layout_.shape;
-  std::vector<uint8_t>& payload = window_payloads_[layer];
-  const size_t bytes = window_rows_ * shape.row_bytes();
-  const size_t capacity_half = layout_.window_capacity() * shape.row_bytes();
-  std::vector<std::vector<uint8_t>> parts;
-  std::vector<HostCopy> copies;
-  for (int rank = 0; rank < shape.n_ranks; ++rank) {
-    uint8_t* const window = pool_->At(window_block_, rank) + layout_.window_offset(layer);
-    for (const bool value : {false, true}) {
-      uint8_t* rows = payload.data() + (value ? payload.size() / 2 : 0);
-      if (shape.n_ranks > 1) {
-        parts.emplace_back(bytes);
-        CutRows(shape, rank, window_rows_, rows, parts.back().data());
-        rows = parts.back().data();
-      }
-      copies.push_back({window + (value ? capacity_half : 0), rows, bytes, rank});
-    }
-  }
-  pool_->Upload(copies);
 }
 
 SessionImport::Result SessionImport::Finish() {

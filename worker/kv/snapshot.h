@@ -145,7 +145,6 @@ class SessionImport {
   uint8_t* PageOf(int64_t index) const;
   // Of a stored page.
   size_t page_bytes() const { return layout_.StoredPage().payload_bytes(); }
-  void UploadWindow(int layer);
   void UploadAccepted();
 
   PagePool* const pool_;

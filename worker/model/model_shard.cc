@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "kernels/api/stream.h"
 #include "proto/base/check.h"
+#include "proto/base/limits.h"
 
 namespace lexico::worker {
 namespace {
@@ -37,7 +37,7 @@ absl::StatusOr<ModelShard> ShardOfRank(const ModelConfig& model, int rank, int s
   LEXICO_CHECK_LT(rank, size);
   if (const std::string obstacle = Obstacle(model, size); !obstacle.empty()) {
     std::vector<int> sizes;
-    for (int n = 1; n <= kernels::Stream::kRanksMax; ++n) {
+    for (int n = 1; n <= base::kRanksMax; ++n) {
       if (Obstacle(model, n).empty()) sizes.push_back(n);
     }
     return absl::InvalidArgumentError(

@@ -1,4 +1,4 @@
-// Which part of a model each of several ranks computes (docs/adr/0011-tensor-parallelism.md).
+// Which part of a model each of several ranks computes (docs/adr/0012-tensor-parallelism.md).
 //
 //   query heads   n_heads / size consecutive ones
 //   KV heads      n_kv_heads / size consecutive ones; where there are fewer heads than ranks, the
