@@ -38,7 +38,8 @@ class Communicator {
   int rank() const { return rank_; }
   int size() const { return size_; }
 
-  // x [n] becomes the sum of the x of all ranks. On a CPU they are added in the order of the ranks.
+  // x [n] becomes the sum of the x of all ranks; on a CPU they are added in the order of the ranks.
+  // REQUIRES: x is aligned to 16 bytes on all ranks or on none.
   virtual void AllReduceSum(float* x, int64_t n, const Stream& stream) = 0;
 
   // Every rank has columns PartOfRank(width, rank, size) of a matrix and gets all of it.

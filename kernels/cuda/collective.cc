@@ -1,7 +1,8 @@
 // NCCL between GPUs of one machine and one process: a thread a rank, so that no call needs a group.
 //
-//   AllReduceSum       ncclAllReduce in place. Its rings and trees add every number up once and
-//                      hand the sum round, so all ranks have the same bits.
+//   AllReduceSum       few numbers by PeerSum where the GPUs reach each other's memory; otherwise
+//                      ncclAllReduce in place, whose rings and trees add every number up once and
+//                      hand the sum round, so that all ranks have the same bits
 //   AllGatherColumns   ncclAllGather of equal blocks into the workspace, then JoinColumns; in waves
 //                      of rows where the workspace does not hold all of them
 #include "kernels/cuda/collective.h"
@@ -15,6 +16,7 @@
 #include "kernels/cuda/gpu.h"
 #include "kernels/cuda/join_columns.h"
 #include "kernels/cuda/nccl.h"
+#include "kernels/cuda/peer_sum.h"
 #include "proto/base/check.h"
 
 namespace lexico::kernels::cuda {
@@ -23,8 +25,8 @@ namespace {
 // The communicators of all ranks, which end together.
 class Communicators {
  public:
-  Communicators(const Nccl& nccl, std::vector<ncclComm_t> comms)
-      : nccl_(nccl), comms_(std::move(comms)) {}
+  Communicators(const Nccl& nccl, std::vector<ncclComm_t> comms, std::unique_ptr<PeerSum> peer_sum)
+      : nccl_(nccl), comms_(std::move(comms)), peer_sum_(std::move(peer_sum)) {}
   ~Communicators() {
     for (const ncclComm_t comm : comms_) {
       CheckNccl(nccl_, nccl_.destroy(comm), nullptr, "ncclCommDestroy");
@@ -35,10 +37,13 @@ class Communicators {
 
   const Nccl& nccl() const { return nccl_; }
   ncclComm_t comm(int rank) const { return comms_[rank]; }
+  // May be null.
+  const PeerSum* peer_sum() const { return peer_sum_.get(); }
 
  private:
   const Nccl& nccl_;
   const std::vector<ncclComm_t> comms_;
+  const std::unique_ptr<PeerSum> peer_sum_;
 };
 
 class NcclCommunicator final : public Communicator {
@@ -52,6 +57,9 @@ class NcclCommunicator final : public Communicator {
   void AllReduceSum(float* x, int64_t n, const Stream& stream) override {
     const Gpu& gpu = GpuOf(stream);
     CheckPeers(gpu);
+    if (all_->peer_sum() != nullptr && PeerSum::Fits(x, n)) {
+      return all_->peer_sum()->Run(rank(), x, n, gpu);
+    }
     CheckNccl(nccl_, nccl_.all_reduce(x, x, n, ncclFloat32, ncclSum, comm_, gpu.stream()), comm_,
               "ncclAllReduce");
   }
@@ -113,7 +121,8 @@ absl::StatusOr<std::vector<std::shared_ptr<Communicator>>> MakeCommunicators(
         "NCCL cannot connect {} GPUs from {} on: {}: {}", size, GpuOf(streams[0]).name(),
         (*nccl)->error_string(made), (*nccl)->last_error(nullptr)));
   }
-  const auto all = std::make_shared<const Communicators>(**nccl, std::move(comms));
+  const auto all =
+      std::make_shared<const Communicators>(**nccl, std::move(comms), PeerSum::Create(streams));
   std::vector<std::shared_ptr<Communicator>> communicators;
   for (int rank = 0; rank < size; ++rank) {
     communicators.push_back(std::make_shared<NcclCommunicator>(rank, size, all));

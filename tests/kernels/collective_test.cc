@@ -75,6 +75,48 @@ TEST_P(CollectiveTest, AllReduceAddsUpAndAllRanksHaveTheSameBits) {
   }
 }
 
+// Sums behind each other without a pause, of sizes that go different ways: each is right, whoever
+// is ahead. Whole numbers, so that sums are exact.
+TEST_P(CollectiveTest, ManySumsInARowStayRight) {
+  SKIP_WITHOUT_RANKS();
+  std::mt19937_64 random(3);
+  for (const int size : {2, 4}) {
+    const std::vector<Stream> streams = Streams(size);
+    if (streams.empty()) continue;
+    const auto ranks = Connect(streams);
+    RankTeam team(size);
+    for (int round = 0; round < (on_gpu() ? 40 : 2); ++round) {
+      std::vector<int64_t> begins = {0};
+      const int n_sums = on_gpu() ? 60 : 10;
+      for (int i = 0; i < n_sums; ++i) {
+        const int64_t n = 1 + static_cast<int64_t>(random() % (i % 10 == 0 ? 400'000 : 9'000));
+        begins.push_back((begins.back() + n + 3) / 4 * 4);
+      }
+      const int64_t total = begins.back();
+      std::vector<std::vector<float>> sums(size);
+      team.Run([&](int rank) {
+        std::vector<float> x(total);
+        for (int64_t i = 0; i < total; ++i) x[i] = static_cast<float>((rank + 1) * (i % 7));
+        const DeviceArray<float> array(x, streams[rank]);
+        for (int repeat = 0; repeat < 3; ++repeat) {
+          for (int i = 0; i < n_sums; ++i) {
+            ranks[rank]->AllReduceSum(array.data() + begins[i], begins[i + 1] - begins[i],
+                                      streams[rank]);
+          }
+        }
+        sums[rank] = array.Values();
+      });
+      const int first = size * (size + 1) / 2;
+      for (int rank = 0; rank < size; ++rank) {
+        for (int64_t i = 0; i < total; ++i) {
+          ASSERT_EQ(sums[rank][i], static_cast<float>(first * size * size * (i % 7)))
+              << "rank " << rank << " number " << i << " round " << round;
+        }
+      }
+    }
+  }
+}
+
 TEST_P(CollectiveTest, AllGatherPutsColumnsBesideEachOther) {
   SKIP_WITHOUT_RANKS();
   for (const int size : {2, 4}) {
