@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <vector>
 
+#include "kernels/cuda/check.h"
 #include "kernels/cuda/shared_library.h"
 #include "proto/base/check.h"
 
@@ -47,9 +48,11 @@ absl::StatusOr<const Nccl*> LoadNccl() {
 
 void CheckNccl(const Nccl& nccl, ncclResult_t result, ncclComm_t comm, const char* call) {
   if (result == ncclSuccess) return;
-  base::CheckFailed(
-      __FILE__, __LINE__,
-      fmt::format("{}: {}: {}", call, nccl.error_string(result), nccl.last_error(comm)));
+  const std::string reason =
+      fmt::format("{}: {}: {}", call, nccl.error_string(result), nccl.last_error(comm));
+  const bool is_ours = result == ncclInvalidArgument || result == ncclInvalidUsage;
+  if (is_ours) base::CheckFailed(__FILE__, __LINE__, reason);
+  DeviceFailed(reason, __FILE__, __LINE__);
 }
 
 }  // namespace lexico::kernels::cuda

@@ -29,8 +29,8 @@ absl::StatusOr<const Nccl*> LoadNccl();
 // From the first of these files that can be loaded; for LoadNccl and its test.
 absl::StatusOr<Nccl> LoadNcclFrom(std::span<const std::string> files);
 
-// Ends the process with the call and the library's words, unless the result is success. `comm` may
-// be null.
+// Ends the process with the call and the library's words, unless the result is success, as
+// CudaFailed does: with status 1 unless the mistake is ours. `comm` may be null.
 void CheckNccl(const Nccl& nccl, ncclResult_t result, ncclComm_t comm, const char* call);
 
 }  // namespace lexico::kernels::cuda

@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <string>
 #include <vector>
@@ -40,8 +41,10 @@ TEST(NcclTest, AFailureEndsTheProcessWithTheCallAndTheReason) {
   const auto nccl = LoadNccl();
   if (!nccl.ok()) GTEST_SKIP() << nccl.status().message();
   CheckNccl(**nccl, ncclSuccess, nullptr, "ncclAllReduce");
-  EXPECT_DEATH(CheckNccl(**nccl, ncclRemoteError, nullptr, "ncclAllReduce"),
-               "ncclAllReduce: remote process");
+  EXPECT_EXIT(CheckNccl(**nccl, ncclRemoteError, nullptr, "ncclAllReduce"),
+              testing::ExitedWithCode(1), "the GPU has failed: ncclAllReduce: remote process");
+  EXPECT_EXIT(CheckNccl(**nccl, ncclInvalidUsage, nullptr, "ncclAllReduce"),
+              testing::KilledBySignal(SIGABRT), "CHECK failed: ncclAllReduce: invalid usage");
 }
 
 }  // namespace
