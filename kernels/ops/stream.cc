@@ -66,7 +66,7 @@ absl::StatusOr<std::vector<Stream>> Stream::OpenRanks(const std::string& device,
     if (!stream.ok() && size > 1) {
       return absl::Status(
           stream.status().code(),
-          fmt::format("{}; a model over {} GPUs from cuda:{} on needs cuda:{} too",
+          fmt::format("{}; a model over {} GPUs from cuda:{} on needs cuda:{}",
                       std::string(stream.status().message()), size, **first, **first + rank));
     }
     if (!stream.ok()) return stream.status();
