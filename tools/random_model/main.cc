@@ -43,8 +43,8 @@ absl::Status Write(const Options& options) {
   if (options.n_layers > 0) preset.n_layers = options.n_layers;
   const int64_t bytes = BytesOf(preset, options.model.n_atoms);
   std::cerr << fmt::format(
-      "{}: {} with {} layers takes {}, and about {:.0f} s on {} threads with a disk that keeps "
-      "up\n",
+      "{}: {} with {} layers takes {}, and at least {:.0f} s on {} threads; a slow disk takes "
+      "longer\n",
       options.model.out, preset.name, preset.n_layers, base::HumanBytes(static_cast<double>(bytes)),
       std::ceil(SecondsFor(bytes, options.model.threads)), options.model.threads);
   std::mutex mutex;
