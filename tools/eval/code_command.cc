@@ -19,7 +19,7 @@ struct Options {
   std::string vectors;
   std::string tensor;
   std::string profile{base::kDefaultProfile};
-  float error_threshold = 0;
+  double error_threshold = 0;
   std::string out;
   int threads = 0;
   bool json = false;
@@ -62,9 +62,9 @@ absl::Status Run(const Options& options) {
   const std::string name = fmt::format("layers.{}.{}", options.layer, options.kind);
   LEXICO_ASSIGN_OR_RETURN(const FileMatrix dictionary, ReadMatrix(options.dictionary, name));
   LEXICO_ASSIGN_OR_RETURN(const FileMatrix vectors, ReadMatrix(options.vectors, options.tensor));
-  auto coded = CodeVectors(dictionary.view, vectors.view,
-                           options.kind == "v" ? profile.sparsity_v : profile.sparsity_k,
-                           options.error_threshold, kernels::Stream::Cpu(options.threads));
+  auto coded = CodeVectors(
+      dictionary.view, vectors.view, options.kind == "v" ? profile.sparsity_v : profile.sparsity_k,
+      static_cast<float>(options.error_threshold), kernels::Stream::Cpu(options.threads));
   if (!coded.ok()) {
     return base::Annotate(coded.status(), fmt::format("{} of {} with {} of {}", options.tensor,
                                                       options.vectors, name, options.dictionary));

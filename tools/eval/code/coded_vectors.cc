@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -185,7 +186,8 @@ absl::Status WriteCodedVectors(const std::string& path, const CodedVectors& code
   file.close();
   if (file.good()) return absl::OkStatus();
   const std::string why = std::generic_category().message(errno);
-  if (opened) std::remove(path.c_str());
+  std::error_code ignored;
+  if (opened && std::filesystem::is_regular_file(path, ignored)) std::remove(path.c_str());
   return absl::UnavailableError(fmt::format("{}: cannot be written: {}", path, why));
 }
 
