@@ -236,5 +236,25 @@ TEST_F(FidelityTest, RowsDecoderIsTheExactDecoderWhereTheCacheIsF32) {
   EXPECT_EQ(*going_on, *again);
 }
 
+TEST_F(FidelityTest, TokensBehindRowsLeftOutKeepTheirPositions) {
+  const std::vector<int32_t> ids = RandomIds(50);
+  RowsDecoder all(*model_.transformer, stream_, kernels::DType::kF32);
+  ASSERT_THAT(all.Append(ids, 0), tests::IsOk());
+  std::vector<LayerRows> newest = all.rows();
+  const int64_t width = 2 * 16;
+  for (LayerRows& rows : newest) {
+    rows.k.erase(rows.k.begin(), rows.k.begin() + 10 * width);
+    rows.v.erase(rows.v.begin(), rows.v.begin() + 10 * width);
+  }
+  RowsDecoder some(*model_.transformer, stream_, kernels::DType::kF32, newest, 50);
+  ASSERT_THAT(all.Append(ids, 0), tests::IsOk());
+  ASSERT_THAT(some.Append(ids, 0), tests::IsOk());
+  // The first layer's keys follow from id and position alone.
+  const std::vector<float>& of_all = all.rows()[0].k;
+  const std::vector<float>& of_some = some.rows()[0].k;
+  ASSERT_EQ(of_some.size() + 10 * width, of_all.size());
+  EXPECT_TRUE(std::equal(of_some.begin(), of_some.end(), of_all.begin() + 10 * width));
+}
+
 }  // namespace
 }  // namespace lexico::eval
