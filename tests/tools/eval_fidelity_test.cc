@@ -44,9 +44,10 @@ class FidelityTest : public testing::Test {
       options.profiles.push_back(*std::move(profile));
     }
     for (const std::string& name : rivals) {
-      auto rival = ParseRival(name, 8);
-      EXPECT_THAT(rival, tests::IsOk());
-      options.rivals.push_back(*std::move(rival));
+      const int budgets[] = {8};
+      auto parsed = ParseRival(name, budgets);
+      EXPECT_THAT(parsed, tests::IsOk());
+      options.rivals.push_back(std::move(parsed->at(0)));
     }
     return options;
   }

@@ -47,10 +47,12 @@ class Rows {
   std::vector<float> q_;
 };
 
-std::unique_ptr<const Rival> Make(const std::string& name, int eviction_bytes = 48) {
-  auto rival = ParseRival(name, eviction_bytes);
-  EXPECT_THAT(rival, tests::IsOk());
-  return *std::move(rival);
+constexpr int kBudgets[] = {48};
+
+std::unique_ptr<const Rival> Make(const std::string& name) {
+  auto rivals = ParseRival(name, kBudgets);
+  EXPECT_THAT(rivals, tests::IsOk());
+  return std::move(rivals->at(0));
 }
 
 // Of the keys and values together, relative to their energy.
@@ -86,7 +88,7 @@ TEST(RivalTest, EvictionsKeepNoMoreThanTheirBytes) {
     EXPECT_LE(Bytes(name), budget);
     EXPECT_GT(Bytes(name), budget - 256.0 / kCoded);
   }
-  EXPECT_EQ(Make("snapkv", 26)->BytesPerVector(kShape, kCoded), 26);
+  EXPECT_EQ(Make("snapkv-26")->BytesPerVector(kShape, kCoded), 26);
   EXPECT_EQ(KeptTokens(kShape, kCoded, 256), kCoded);
 }
 
@@ -107,17 +109,17 @@ TEST(RivalTest, LoudChannelsCostKeysLessWhenGroupedByChannel) {
 }
 
 TEST(RivalTest, UnknownNamesAreRefusedWithTheNearest) {
-  const auto nearest = ParseRival("kivi2", 48);
+  const auto nearest = ParseRival("kivi2", kBudgets);
   EXPECT_EQ(nearest.status().code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(nearest.status().message(), HasSubstr("nearest is kivi-2"));
-  EXPECT_THAT(ParseRival("rotate-3-unbised", 48).status().message(),
+  EXPECT_THAT(ParseRival("rotate-3-unbised", kBudgets).status().message(),
               HasSubstr("nearest is rotate-3-unbiased"));
-  EXPECT_EQ(ParseRival("", 48).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(ParseRival("", kBudgets).status().code(), absl::StatusCode::kNotFound);
 }
 
 TEST(RivalTest, BudgetsThatAreNoneAreRefused) {
   for (const char* name : {"snapkv-", "snapkv-0", "streaming-x", "snapkv-4.5", "streaming--3"}) {
-    const auto rival = ParseRival(name, 48);
+    const auto rival = ParseRival(name, kBudgets);
     EXPECT_EQ(rival.status().code(), absl::StatusCode::kInvalidArgument) << name;
     EXPECT_THAT(rival.status().message(), HasSubstr("is no budget"));
   }
@@ -126,6 +128,15 @@ TEST(RivalTest, BudgetsThatAreNoneAreRefused) {
   EXPECT_THAT(status.message(), HasSubstr("257"));
   EXPECT_THAT(status.message(), HasSubstr("256"));
   EXPECT_THAT(Make("streaming-256")->Check(kShape), tests::IsOk());
+}
+
+TEST(RivalTest, AnEvictionWithoutABudgetStandsForOneAtEach) {
+  const int budgets[] = {24, 48};
+  const auto rivals = ParseRival("streaming", budgets);
+  ASSERT_THAT(rivals, tests::IsOk());
+  ASSERT_EQ(rivals->size(), 2u);
+  EXPECT_EQ(rivals->at(0)->name(), "streaming-24");
+  EXPECT_EQ(rivals->at(1)->BytesPerVector(kShape, kCoded), 48);
 }
 
 TEST(RivalTest, ShapesThatAMethodCannotDoAreRefused) {

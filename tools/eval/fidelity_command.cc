@@ -2,8 +2,11 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <fstream>
 #include <iostream>
+#include <iterator>
+#include <set>
 
 #include "kernels/api/code_layout.h"
 #include "proto/base/limits.h"
@@ -49,17 +52,20 @@ absl::StatusOr<FidelityOptions> ParseMethods(const Options& options) {
   parsed.n_tokens = options.n_tokens;
   parsed.n_continuation = options.n_continuation;
   parsed.n_documents = options.n_documents;
-  LEXICO_ASSIGN_OR_RETURN(base::Profile budget, base::ParseProfile(base::kDefaultProfile));
-  bool found = false;
+  std::set<int> budgets;
   for (const std::string& name : options.profiles) {
     LEXICO_ASSIGN_OR_RETURN(base::Profile profile, base::ParseProfile(name));
-    if (!profile.is_dense() && !found) budget = profile;
-    found = found || !profile.is_dense();
+    if (!profile.is_dense()) budgets.insert(StoredBytes(profile));
     parsed.profiles.push_back(std::move(profile));
   }
+  if (budgets.empty()) {
+    LEXICO_ASSIGN_OR_RETURN(const base::Profile usual, base::ParseProfile(base::kDefaultProfile));
+    budgets.insert(StoredBytes(usual));
+  }
+  const std::vector<int> ascending(budgets.begin(), budgets.end());
   for (const std::string& name : options.rivals) {
-    LEXICO_ASSIGN_OR_RETURN(auto rival, ParseRival(name, StoredBytes(budget)));
-    parsed.rivals.push_back(std::move(rival));
+    LEXICO_ASSIGN_OR_RETURN(auto rivals, ParseRival(name, ascending));
+    std::move(rivals.begin(), rivals.end(), std::back_inserter(parsed.rivals));
   }
   return parsed;
 }
@@ -133,7 +139,7 @@ void AddFidelityCommand(CLI::App& app, Action* action) {
   command
       ->add_option("--rivals", options->rivals,
                    fmt::format("Comma-separated methods to compare with, of {}; evictions take the "
-                               "bytes of the first coded profile, or their own as in snapkv-48",
+                               "bytes of each coded profile, or their own as in snapkv-48",
                                fmt::join(RivalNames(), ", ")))
       ->delimiter(',')
       ->capture_default_str();

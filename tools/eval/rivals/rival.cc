@@ -6,6 +6,7 @@
 #include <charconv>
 
 #include "proto/base/options.h"
+#include "proto/base/status.h"
 #include "tools/eval/rivals/eviction.h"
 #include "tools/eval/rivals/group_quantizer.h"
 #include "tools/eval/rivals/rotation.h"
@@ -29,11 +30,10 @@ class Exact : public Rival {
   }
 };
 
-// "snapkv" or "snapkv-48" of `family` "snapkv"; 0 where `name` is neither.
-absl::StatusOr<int> EvictionBytes(std::string_view name, std::string_view family,
-                                  int default_bytes) {
-  if (name == family) return default_bytes;
-  if (!name.starts_with(family) || name[family.size()] != '-') return 0;
+using Rivals = std::vector<std::unique_ptr<const Rival>>;
+
+// Of "snapkv-48", the family "snapkv" taken off.
+absl::StatusOr<int> ParseBudget(std::string_view name, std::string_view family) {
   const std::string_view digits = name.substr(family.size() + 1);
   int bytes = 0;
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), bytes);
@@ -41,6 +41,40 @@ absl::StatusOr<int> EvictionBytes(std::string_view name, std::string_view family
   return absl::InvalidArgumentError(
       fmt::format("{}: '{}' is no budget; write the bytes of a vector, as in {}-48",
                   std::string(name), std::string(digits), std::string(family)));
+}
+
+// Empty where `name` is none of the family.
+absl::StatusOr<Rivals> ParseEviction(std::string_view name, std::string_view family,
+                                     std::unique_ptr<const Rival> (*make)(std::string, int),
+                                     std::span<const int> budgets) {
+  Rivals rivals;
+  if (name == family) {
+    for (const int bytes : budgets) {
+      rivals.push_back(make(fmt::format("{}-{}", std::string(family), bytes), bytes));
+    }
+  } else if (name.starts_with(family) && name[family.size()] == '-') {
+    LEXICO_ASSIGN_OR_RETURN(const int bytes, ParseBudget(name, family));
+    rivals.push_back(make(std::string(name), bytes));
+  }
+  return rivals;
+}
+
+// Null where `name` is no quantizer.
+std::unique_ptr<const Rival> ParseQuantizer(const std::string& name) {
+  if (name == "exact") return std::make_unique<Exact>(name);
+  for (const int bits : kIntegerBits) {
+    if (name == fmt::format("kivi-{}", bits)) {
+      return MakeGroupQuantizer(name, bits, KeyGroups::kPerChannel);
+    }
+    if (name == fmt::format("token-{}", bits)) {
+      return MakeGroupQuantizer(name, bits, KeyGroups::kPerToken);
+    }
+  }
+  for (const int bits : kRotationBits) {
+    if (name == fmt::format("rotate-{}", bits)) return MakeRotation(name, bits, false);
+    if (name == fmt::format("rotate-{}-unbiased", bits)) return MakeRotation(name, bits, true);
+  }
+  return nullptr;
 }
 
 }  // namespace
@@ -58,32 +92,20 @@ std::vector<std::string> RivalNames() {
   return names;
 }
 
-absl::StatusOr<std::unique_ptr<const Rival>> ParseRival(std::string_view name, int eviction_bytes) {
-  std::string text(name);
-  if (name == "exact") return std::make_unique<Exact>(text);
-  for (const int bits : kIntegerBits) {
-    if (text == fmt::format("kivi-{}", bits)) {
-      return MakeGroupQuantizer(text, bits, KeyGroups::kPerChannel);
-    }
-    if (text == fmt::format("token-{}", bits)) {
-      return MakeGroupQuantizer(text, bits, KeyGroups::kPerToken);
-    }
+absl::StatusOr<Rivals> ParseRival(std::string_view name, std::span<const int> budgets) {
+  Rivals rivals;
+  if (auto quantizer = ParseQuantizer(std::string(name))) {
+    rivals.push_back(std::move(quantizer));
+    return rivals;
   }
-  for (const int bits : kRotationBits) {
-    if (text == fmt::format("rotate-{}", bits)) return MakeRotation(text, bits, false);
-    if (text == fmt::format("rotate-{}-unbiased", bits)) return MakeRotation(text, bits, true);
-  }
-  const auto snap = EvictionBytes(name, "snapkv", eviction_bytes);
-  if (!snap.ok()) return snap.status();
-  if (*snap > 0) return MakeSnapKv(text, *snap);
-  const auto streaming = EvictionBytes(name, "streaming", eviction_bytes);
-  if (!streaming.ok()) return streaming.status();
-  if (*streaming > 0) return MakeStreaming(text, *streaming);
+  LEXICO_ASSIGN_OR_RETURN(rivals, ParseEviction(name, "snapkv", MakeSnapKv, budgets));
+  if (!rivals.empty()) return rivals;
+  LEXICO_ASSIGN_OR_RETURN(rivals, ParseEviction(name, "streaming", MakeStreaming, budgets));
+  if (!rivals.empty()) return rivals;
   const std::string nearest = base::NearestName(name, RivalNames());
   return absl::NotFoundError(fmt::format(
-      "no rival '{}'; known are {}, snapkv-BYTES and "
-      "streaming-BYTES{}",
-      text, fmt::join(RivalNames(), ", "), nearest.empty() ? "" : "; nearest is " + nearest));
+      "no rival '{}'; known are {}, snapkv-BYTES and streaming-BYTES{}", std::string(name),
+      fmt::join(RivalNames(), ", "), nearest.empty() ? "" : "; nearest is " + nearest));
 }
 
 }  // namespace lexico::eval

@@ -12,6 +12,7 @@
 //   exact               keeps everything: what the comparison itself costs
 //
 // Evictions keep as many tokens as fit N bytes a vector, counted over all vectors there were.
+// Without N they stand for one at each of the caller's budgets.
 //
 // Immutable; any thread may use one.
 #pragma once
@@ -76,9 +77,11 @@ class Rival {
   const std::string name_;
 };
 
-// `eviction_bytes` is N of evictions whose name has none. NotFound names the known forms and the
-// nearest; InvalidArgument an N that is no positive number.
-absl::StatusOr<std::unique_ptr<const Rival>> ParseRival(std::string_view name, int eviction_bytes);
+// The methods that `name` stands for: one, or for an eviction without N one at each of `budgets`,
+// bytes a vector. NotFound names the known forms and the nearest; InvalidArgument an N that is no
+// positive number.
+absl::StatusOr<std::vector<std::unique_ptr<const Rival>>> ParseRival(std::string_view name,
+                                                                     std::span<const int> budgets);
 
 // For messages and help texts.
 std::vector<std::string> RivalNames();
