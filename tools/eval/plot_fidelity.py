@@ -33,7 +33,7 @@ def main():
     except ImportError:
         sys.exit("error: matplotlib is missing; python3 -m pip install matplotlib (in a virtual environment) brings it")
     matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "lexico"  # the same file each time
+    matplotlib.rcParams.update({"svg.hashsalt": "lexico", "svg.fonttype": "none"})  # the same small file each time
     methods = [method for path in options.files for method in read(path)]
     if not any(method["kl"] > 0 for method in methods):
         sys.exit(f"error: nothing but exact caches in {', '.join(options.files)}; nothing to draw")
