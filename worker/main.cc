@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "cache_store/client/client.h"
 #include "kernels/cpu/openmp.h"
@@ -15,8 +17,7 @@
 #include "proto/rpc/channel.h"
 #include "proto/rpc/server.h"
 #include "worker/engine/engine.h"
-#include "worker/model/dictionary_file.h"
-#include "worker/model/transformer.h"
+#include "worker/model/model_rank.h"
 #include "worker/options.h"
 #include "worker/service/page_writer.h"
 #include "worker/service/registrar.h"
@@ -37,9 +38,8 @@ struct Worker {
   WorkerOptions options;
   std::unique_ptr<base::Metrics> metrics;
   TextModel text;
-  std::shared_ptr<const Transformer> transformer;
-  std::shared_ptr<const ModelDictionary> dictionary;  // null: dense only
-  std::unique_ptr<store::Client> store_client;        // null: no store
+  std::vector<ModelRank> ranks;
+  std::unique_ptr<store::Client> store_client;  // null: no store
   std::unique_ptr<PageWriter> writer;
   std::unique_ptr<Engine> engine;
   SessionTable table;
@@ -48,33 +48,35 @@ struct Worker {
   std::unique_ptr<SessionService> service;
   std::unique_ptr<rpc::Server> server;
   std::unique_ptr<Registrar> registrar;
+
+  const Transformer& transformer() const { return *ranks[0].transformer; }
+  const ModelDictionary* dictionary() const { return ranks[0].dictionary.get(); }
 };
 
 std::string HostOf(const std::string& address) { return address.substr(0, address.rfind(':')); }
 
-absl::Status LoadModel(Worker& worker, const kernels::Stream& stream) {
+// Empty where only profile dense is served.
+absl::StatusOr<std::string> DictionaryPath(const WorkerOptions& options) {
+  if (options.dictionary == "none") return "";
+  if (!options.dictionary.empty()) return options.dictionary;
+  absl::StatusOr<std::string> found = FindDefaultDictionary(options.model);
+  if (!absl::IsNotFound(found.status())) return found;
+  spdlog::warn("{}; only profile dense is served", std::string(found.status().message()));
+  return "";
+}
+
+absl::Status LoadModel(Worker& worker) {
   const WorkerOptions& options = worker.options;
-  LEXICO_ASSIGN_OR_RETURN(worker.transformer, Transformer::Load(options.model, stream));
-  const ModelConfig& config = worker.transformer->config();
-  LEXICO_ASSIGN_OR_RETURN(worker.text, LoadTextModel(options.model, config));
-  if (options.dictionary == "none") return absl::OkStatus();
-  std::string path = options.dictionary;
-  if (path.empty()) {
-    const absl::StatusOr<std::string> found = FindDefaultDictionary(options.model);
-    if (!found.ok() && absl::IsNotFound(found.status())) {
-      spdlog::warn("{}; only profile dense is served", std::string(found.status().message()));
-      return absl::OkStatus();
-    }
-    LEXICO_RETURN_IF_ERROR(found.status());
-    path = *found;
-  }
   LEXICO_ASSIGN_OR_RETURN(
-      worker.dictionary,
-      ModelDictionary::Load(path, config, worker.transformer->fingerprint(), stream));
+      const std::vector<kernels::Stream> streams,
+      kernels::Stream::OpenRanks(options.device, options.threads, options.tensor_parallel));
+  LEXICO_ASSIGN_OR_RETURN(const std::string dictionary, DictionaryPath(options));
+  LEXICO_ASSIGN_OR_RETURN(worker.ranks, LoadModelRanks(options.model, dictionary, streams));
+  LEXICO_ASSIGN_OR_RETURN(worker.text, LoadTextModel(options.model, worker.transformer().config()));
   return absl::OkStatus();
 }
 
-absl::Status MakeEngine(Worker& worker, const kernels::Stream& stream) {
+absl::Status MakeEngine(Worker& worker) {
   const WorkerOptions& options = worker.options;
   EngineOptions engine;
   engine.kv_memory_bytes = options.kv_memory_bytes;
@@ -90,8 +92,10 @@ absl::Status MakeEngine(Worker& worker, const kernels::Stream& stream) {
                                  .stall_timeout = absl::Seconds(options.store_stall_timeout_s)},
             worker.metrics.get()));
     // 0: what is left on the device, of which the engine takes nearly all.
-    const size_t kv_bytes =
-        options.kv_memory_bytes > 0 ? options.kv_memory_bytes : stream.device()->FreeBytes();
+    size_t kv_bytes = options.kv_memory_bytes;
+    for (const ModelRank& rank : worker.ranks) {
+      if (options.kv_memory_bytes == 0) kv_bytes += rank.stream.device()->FreeBytes();
+    }
     worker.writer = std::make_unique<PageWriter>(worker.store_client.get(), worker.metrics.get(),
                                                  kv_bytes / kWriterShare);
     engine.page_sink = [writer = worker.writer.get()](const std::string& session_id,
@@ -99,9 +103,8 @@ absl::Status MakeEngine(Worker& worker, const kernels::Stream& stream) {
       writer->Push(session_id, std::move(pages));
     };
   }
-  LEXICO_ASSIGN_OR_RETURN(worker.engine,
-                          Engine::Create(engine, worker.transformer, worker.dictionary, stream,
-                                         base::Clock::Real(), worker.metrics.get()));
+  LEXICO_ASSIGN_OR_RETURN(worker.engine, Engine::Create(engine, worker.ranks, base::Clock::Real(),
+                                                        worker.metrics.get()));
   if (worker.writer != nullptr) {
     worker.store = std::make_unique<SessionStore>(worker.store_client.get(), worker.writer.get(),
                                                   worker.engine.get(), &worker.table,
@@ -111,10 +114,10 @@ absl::Status MakeEngine(Worker& worker, const kernels::Stream& stream) {
 }
 
 v1::ModelInfo DescribeModel(const Worker& worker) {
-  const ModelConfig& config = worker.transformer->config();
+  const ModelConfig& config = worker.transformer().config();
   v1::ModelInfo info;
   info.set_name(worker.options.model_name);
-  info.set_fingerprint(worker.transformer->fingerprint().ToHex());
+  info.set_fingerprint(worker.transformer().fingerprint().ToHex());
   info.set_tokenizer_fingerprint(worker.text.tokenizer->fingerprint().ToHex());
   info.set_n_layers(config.n_layers);
   info.set_n_heads(config.n_heads);
@@ -124,9 +127,9 @@ v1::ModelInfo DescribeModel(const Worker& worker) {
   info.set_vocab_size(config.vocab_size);
   info.set_max_positions(config.max_positions);
   info.set_has_chat_template(worker.text.turns.has_value());
-  if (worker.dictionary != nullptr) {
-    info.set_dictionary_fingerprint(worker.dictionary->fingerprint().ToHex());
-    info.set_n_atoms(worker.dictionary->n_atoms());
+  if (worker.dictionary() != nullptr) {
+    info.set_dictionary_fingerprint(worker.dictionary()->fingerprint().ToHex());
+    info.set_n_atoms(worker.dictionary()->n_atoms());
   }
   for (const std::string& name :
        base::ListedProfiles(base::SparsityMax(info.head_dim(), info.n_atoms()))) {
@@ -135,16 +138,24 @@ v1::ModelInfo DescribeModel(const Worker& worker) {
   return info;
 }
 
-void PrintBudget(const Worker& worker, const std::string& where) {
+// A line for every device.
+void PrintBudget(const Worker& worker) {
   const EngineLoad load = worker.engine->load();
-  const int64_t n_layers = worker.transformer->config().n_layers;
-  spdlog::info(
-      "memory: weights {}, dictionaries {}, keys and values {} = {} tokens of {} ({})",
-      base::HumanBytes(static_cast<double>(worker.transformer->weight_bytes())),
-      base::HumanBytes(
-          worker.dictionary == nullptr ? 0.0 : static_cast<double>(worker.dictionary->bytes())),
-      base::HumanBytes(static_cast<double>(load.pool.total_bytes)),
-      load.n_pages / n_layers * base::kPageTokens, worker.context.model.profiles(0), where);
+  const auto n_ranks = worker.ranks.size();
+  const int64_t n_layers = worker.transformer().config().n_layers;
+  const int64_t n_tokens = load.n_pages / n_layers * base::kPageTokens;
+  for (const ModelRank& rank : worker.ranks) {
+    const kernels::Stream& stream = rank.stream;
+    spdlog::info("memory: weights {}, dictionaries {}, keys and values {} = {} tokens of {}{} ({})",
+                 base::HumanBytes(static_cast<double>(rank.transformer->weight_bytes())),
+                 base::HumanBytes(rank.dictionary == nullptr
+                                      ? 0.0
+                                      : static_cast<double>(rank.dictionary->bytes())),
+                 base::HumanBytes(static_cast<double>(load.pool.total_bytes / n_ranks)), n_tokens,
+                 worker.context.model.profiles(0), n_ranks > 1 ? " with the others" : "",
+                 stream.device() == nullptr ? fmt::format("{} threads", stream.threads())
+                                            : stream.device()->name());
+  }
 }
 
 absl::Status StartRegistrar(Worker& worker) {
@@ -169,13 +180,11 @@ absl::Status StartRegistrar(Worker& worker) {
 absl::Status Start(Worker& worker) {
   WorkerOptions& options = worker.options;
   worker.metrics = std::make_unique<base::Metrics>("worker");
-  LEXICO_ASSIGN_OR_RETURN(const kernels::Stream stream,
-                          kernels::Stream::Open(options.device, options.threads));
-  LEXICO_RETURN_IF_ERROR(LoadModel(worker, stream));
-  LEXICO_RETURN_IF_ERROR(MakeEngine(worker, stream));
+  LEXICO_RETURN_IF_ERROR(LoadModel(worker));
+  LEXICO_RETURN_IF_ERROR(MakeEngine(worker));
   ServiceContext& context = worker.context;
   context.model = DescribeModel(worker);
-  context.max_positions = worker.transformer->config().max_positions;
+  context.max_positions = worker.transformer().config().max_positions;
   context.text = &worker.text;
   context.engine = worker.engine.get();
   context.table = &worker.table;
@@ -194,8 +203,7 @@ absl::Status Start(Worker& worker) {
   }
   context.worker_id = options.worker_id;
   LEXICO_ASSIGN_OR_RETURN(const int metrics_port, worker.metrics->Serve(options.metrics_address));
-  PrintBudget(worker, stream.device() == nullptr ? fmt::format("{} threads", stream.threads())
-                                                 : stream.device()->name());
+  PrintBudget(worker);
   worker.server->SetServing(true);
   LEXICO_RETURN_IF_ERROR(StartRegistrar(worker));
   fmt::print("ready grpc={} metrics={}:{}\n", grpc_address, HostOf(options.metrics_address),

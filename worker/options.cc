@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels/api/stream.h"
+#include "proto/base/limits.h"
 #include "proto/base/options.h"
 #include "proto/base/status.h"
 
@@ -51,6 +52,10 @@ void AddFlags(CLI::App& app, WorkerOptions* options, Sizes* sizes) {
       ->capture_default_str();
   app.add_option("--worker_id", options->worker_id, "Name in the cluster (default: host and port)");
   app.add_option("--device", options->device, "Where the model runs: cpu, cuda, cuda:1, ...")
+      ->capture_default_str();
+  app.add_option("--tensor_parallel", options->tensor_parallel,
+                 "GPUs that share the model, consecutive ones from --device's on")
+      ->check(CLI::Range(1, base::kRanksMax))
       ->capture_default_str();
   app.add_option("--kv_memory", sizes->kv_memory,
                  "Memory for keys and values, as in 4GiB (default: half of what is free; on a GPU "

@@ -27,11 +27,13 @@ struct WorkerOptions {
   rpc::TlsOptions tls;
 
   // -- Performance --------------------------------------------------------------------------------
-  // Pages and windows; default: half of the memory that is free, on a GPU 0: the worker takes seven
-  // tenths of what weights and dictionaries leave.
+  // Pages and windows, of all GPUs together; default: half of the memory that is free, on a GPU 0:
+  // the worker takes what all else leaves.
   size_t kv_memory_bytes = 0;
-  std::string device = "cpu";       // or cuda, cuda:1, ...
-  size_t prefill_memory_bytes = 0;  // of a GPU; default: what the longest prompt needs
+  std::string device = "cpu";  // or cuda, cuda:1, ...
+  // Consecutive GPUs, from `device` on, that share the model; of a CPU, groups of its threads.
+  int tensor_parallel = 1;
+  size_t prefill_memory_bytes = 0;  // of every GPU; default: what the longest prompt needs
   int threads = 0;                  // default: one a processor
   int queue_max = 64;               // calls that wait for their first step
 };

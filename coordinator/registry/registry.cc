@@ -241,10 +241,13 @@ void Registry::SetRevision(const std::string& session_id, uint64_t revision) {
   if (it != sessions_.end()) it->second.revision = revision;
 }
 
-void Registry::UpdateFacts(const std::string& session_id, uint64_t epoch,
+void Registry::UpdateFacts(const std::string& session_id, uint64_t epoch, uint64_t question,
                            const SessionFacts& facts) {
   const auto it = sessions_.find(session_id);
-  if (it != sessions_.end() && it->second.epoch == epoch) it->second.facts = facts;
+  if (it == sessions_.end() || it->second.epoch != epoch) return;
+  if (it->second.facts_question > question) return;
+  it->second.facts = facts;
+  it->second.facts_question = question;
 }
 
 void Registry::MarkUsed(const std::string& session_id, absl::Time now,

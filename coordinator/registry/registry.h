@@ -118,7 +118,9 @@ class Registry {
   bool SetPlacement(const std::string& session_id, uint64_t epoch, Placement placement);
 
   void SetRevision(const std::string& session_id, uint64_t revision);
-  void UpdateFacts(const std::string& session_id, uint64_t epoch, const SessionFacts& facts);
+  // Without effect at another epoch, and when a later question has been answered already.
+  void UpdateFacts(const std::string& session_id, uint64_t epoch, uint64_t question,
+                   const SessionFacts& facts);
   // A call succeeded: the store has content, the system prompt is no longer needed.
   void MarkUsed(const std::string& session_id, absl::Time now, std::optional<int64_t> n_tokens);
   void Remove(const std::string& session_id);

@@ -117,6 +117,8 @@ struct Session {
 
   absl::Time last_use_time;
   SessionFacts facts;
+  // Which question to a worker `facts` answer, counted by the cluster. Not recorded.
+  uint64_t facts_question = 0;
 
   // Of its record in the cluster state (state/cluster_state.h); 0 before it was written.
   uint64_t revision = 0;

@@ -82,7 +82,8 @@ absl::Status AppendDocument(Cluster& cluster, Mover& mover, const Caller& caller
   if (!finished.ok() && !IsTransportFailure(finished)) cluster.MarkUnsettled(hold);
   if (!pumped.ok()) return pumped;
   if (finished.ok()) {
-    cluster.UpdateFacts(session_id, located.epoch, FactsFromProto(response->session()));
+    cluster.UpdateFacts(session_id, located.epoch, cluster.AskFacts(),
+                        FactsFromProto(response->session()));
     cluster.MarkUsed(hold, std::nullopt);
     *response->mutable_session() = SessionToProto(cluster.Held(hold), Activity::kNone);
     v1::Timing* timing = response->mutable_timing();

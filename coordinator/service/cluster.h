@@ -158,8 +158,13 @@ class Cluster {
                                        Placement placement);
   // The owner did its part: placement and facts at the epoch they were told at.
   void Confirm(const Hold& hold, uint64_t epoch, Placement placement, const SessionFacts& facts);
-  // What Describe said, outside a hold.
-  void UpdateFacts(const std::string& session_id, uint64_t epoch, const SessionFacts& facts);
+  // Numbers a question to a worker about a session: of two answers that come at once, the later
+  // question's holds. To be called before the question is sent, or after the reply of a call that
+  // says what it left.
+  uint64_t AskFacts();
+  // What a worker said, outside a hold.
+  void UpdateFacts(const std::string& session_id, uint64_t epoch, uint64_t question,
+                   const SessionFacts& facts);
   // Resident sessions whose facts are due to be asked for: a call runs or ran, they came to a new
   // worker, or their last answer differed from the one before. Due again after facts_age / 2; when
   // only the store is behind, after twice the time of before.
@@ -245,6 +250,7 @@ class Cluster {
     absl::Duration interval;
   };
   std::map<std::string, Due> stale_ ABSL_GUARDED_BY(mutex_);  // by session id
+  uint64_t last_question_ ABSL_GUARDED_BY(mutex_) = 0;
   bool is_stopping_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

@@ -16,16 +16,23 @@ void Cluster::MarkStale(const std::string& session_id) {
   stale_[session_id] = {.when = clock_.Now(), .interval = options_.facts_age / 2};
 }
 
-void Cluster::UpdateFacts(const std::string& session_id, uint64_t epoch,
+uint64_t Cluster::AskFacts() {
+  absl::MutexLock lock(&mutex_);
+  return ++last_question_;
+}
+
+void Cluster::UpdateFacts(const std::string& session_id, uint64_t epoch, uint64_t question,
                           const SessionFacts& facts) {
   absl::MutexLock lock(&mutex_);
   const Session* session = registry_.Find(session_id);
-  // An answer that was overtaken by a move says nothing any more.
+  // An answer that was overtaken by a move, or by the answer to a later question, says nothing any
+  // more.
   if (session == nullptr || session->epoch != epoch) return;
+  if (session->facts_question > question) return;
   if (session->placement != Placement::kResident) return;
   const bool is_settled =
       session->facts == facts && admission_.ActivityOf(session_id) == Activity::kNone;
-  registry_.UpdateFacts(session_id, epoch, facts);
+  registry_.UpdateFacts(session_id, epoch, question, facts);
   if (!is_settled) {
     MarkStale(session_id);
     stale_[session_id].when += options_.facts_age / 2;
@@ -71,7 +78,7 @@ void Cluster::SetStoredTiers(const google::protobuf::RepeatedPtrField<v1::Manife
     if (!IsOfSession(entry, *session)) continue;
     SessionFacts facts = session->facts;
     facts.tier = entry.tier();
-    registry_.UpdateFacts(session->session_id, session->epoch, facts);
+    registry_.UpdateFacts(session->session_id, session->epoch, session->facts_question, facts);
   }
 }
 

@@ -214,7 +214,7 @@ void Cluster::Confirm(const Hold& hold, uint64_t epoch, Placement placement,
   {
     absl::MutexLock lock(&mutex_);
     registry_.SetPlacement(hold.session_id(), epoch, placement);
-    registry_.UpdateFacts(hold.session_id(), epoch, facts);
+    registry_.UpdateFacts(hold.session_id(), epoch, ++last_question_, facts);
     MarkStale(hold.session_id());  // pages may still be on their way
   }
   const absl::Status status = Persist(hold.session_id(), Durability::kLazy);

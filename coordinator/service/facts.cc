@@ -22,9 +22,10 @@ absl::StatusOr<v1::Session> DescribeSession(Cluster& cluster, const std::string&
   request.set_session_id(session_id);
   request.set_epoch(epoch);
   v1::Session described;
+  const uint64_t question = cluster.AskFacts();
   LEXICO_RETURN_IF_ERROR(CallWorker(cluster, worker_id, &v1::WorkerService::StubInterface::Describe,
                                     request, &described, kDescribeTimeout));
-  cluster.UpdateFacts(session_id, epoch, FactsFromProto(described));
+  cluster.UpdateFacts(session_id, epoch, question, FactsFromProto(described));
   return described;
 }
 

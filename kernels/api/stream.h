@@ -11,6 +11,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/api/device.h"
@@ -47,6 +48,12 @@ class Stream {
   static absl::StatusOr<Stream> Open(const std::string& device, int threads);
   // Whether it is such a name, without a look at the machine.
   static absl::Status CheckName(const std::string& device);
+
+  // `size` of them, for the ranks of one model (collective.h): consecutive GPUs from the named one
+  // on, or CPU streams that share the threads. InvalidArgument unless 1 <= size <= base::kRanksMax;
+  // what Open says of a GPU, with how many are needed.
+  static absl::StatusOr<std::vector<Stream>> OpenRanks(const std::string& device, int threads,
+                                                       int size);
 
   // Another stream of the same device for copies beside the ops: it has no workspace. On a CPU the
   // same stream.

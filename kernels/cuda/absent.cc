@@ -1,6 +1,7 @@
 // Stands for this folder in a build without CUDA: no GPU can be opened, so no stream leads to the
 // ops.
 #include "kernels/cuda/ceilings.h"
+#include "kernels/cuda/collective.h"
 #include "kernels/cuda/dense_attention.h"
 #include "kernels/cuda/dictionary.h"
 #include "kernels/cuda/elementwise.h"
@@ -26,6 +27,11 @@ std::shared_ptr<Device> OpenSibling(const Stream& stream) { LEXICO_UNREACHABLE()
 
 absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(TensorView dictionary,
                                                                             const Stream& stream) {
+  LEXICO_UNREACHABLE();
+}
+
+absl::StatusOr<std::vector<std::shared_ptr<Communicator>>> MakeCommunicators(
+    std::span<const Stream> streams) {
   LEXICO_UNREACHABLE();
 }
 

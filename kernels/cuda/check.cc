@@ -31,10 +31,7 @@ bool IsOfTheDevice(cudaError_t error) {
 
 }  // namespace
 
-void CudaFailed(cudaError_t error, const std::string& what, const char* file, int line) {
-  const std::string reason =
-      what + ": " + cudaGetErrorName(error) + ", " + cudaGetErrorString(error);
-  if (!IsOfTheDevice(error)) base::CheckFailed(file, line, reason);
+void DeviceFailed(const std::string& reason, const char* file, int line) {
   std::fprintf(stderr,
                "the GPU has failed: %s at %s:%d; this process ends, look at the GPU (nvidia-smi, "
                "dmesg) before it is started there again\n",
@@ -42,6 +39,13 @@ void CudaFailed(cudaError_t error, const std::string& what, const char* file, in
   std::fflush(stderr);
   // Not std::exit: destructors would call the GPU, and other threads still do.
   std::_Exit(1);
+}
+
+void CudaFailed(cudaError_t error, const std::string& what, const char* file, int line) {
+  const std::string reason =
+      what + ": " + cudaGetErrorName(error) + ", " + cudaGetErrorString(error);
+  if (!IsOfTheDevice(error)) base::CheckFailed(file, line, reason);
+  DeviceFailed(reason, file, line);
 }
 
 }  // namespace lexico::kernels::cuda

@@ -14,6 +14,9 @@ namespace lexico::kernels::cuda {
 [[noreturn]] void CudaFailed(cudaError_t error, const std::string& what, const char* file,
                              int line);
 
+// Prints that the GPU, or one that it computes with, has failed, and exits with status 1.
+[[noreturn]] void DeviceFailed(const std::string& reason, const char* file, int line);
+
 }  // namespace lexico::kernels::cuda
 
 #define LEXICO_CUDA_CHECK(call)                                                          \

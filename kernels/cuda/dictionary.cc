@@ -2,6 +2,7 @@
 
 #include <cuda_fp16.h>
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -18,16 +19,34 @@ absl::StatusOr<DeviceBuffer> Upload(const void* data, size_t bytes, const Stream
   return buffer;
 }
 
-// Rows of `dim` F16 numbers, nearest to those of the atoms; [n_rows, dim], 0 elsewhere.
-std::vector<__half> Halves(const UnitAtoms& atoms, int n_rows, int dim) {
-  std::vector<__half> halves(static_cast<size_t>(n_rows) * dim, __half(0.0f));
+// The atoms in F16, to nearest, as tiles: Dictionary::halves().
+std::vector<__half> Tiles(const UnitAtoms& atoms) {
+  constexpr int kSlabDim = 64;
+  const int dim = Dictionary::SearchDim(atoms.head_dim);
+  const int tile_atoms = Dictionary::SearchTileAtoms(dim);
+  const int n_tiles = Dictionary::SearchTiles(atoms.n_atoms, dim);
+  std::vector<__half> tiles(static_cast<size_t>(n_tiles) * tile_atoms * dim, __half(0.0f));
   for (int a = 0; a < atoms.n_atoms; ++a) {
+    __half* tile = tiles.data() + static_cast<size_t>(a / tile_atoms) * tile_atoms * dim;
+    const int row = a % tile_atoms;
     for (int i = 0; i < atoms.head_dim; ++i) {
-      halves[static_cast<size_t>(a) * dim + i] =
+      const int chunk = i % kSlabDim / 8 ^ row % 8;
+      tile[(i / kSlabDim * tile_atoms + row) * kSlabDim + chunk * 8 + i % 8] =
           __float2half_rn(atoms.rows[static_cast<size_t>(a) * atoms.head_dim + i]);
     }
   }
-  return halves;
+  return tiles;
+}
+
+// Rows of F16 [n_atoms, head_dim], padded with zeros.
+std::vector<uint16_t> Packed(const TensorView& rows) {
+  const int64_t head_dim = rows.dim(1);
+  const int64_t stride = Dictionary::PackedStride(static_cast<int>(head_dim));
+  std::vector<uint16_t> packed(rows.dim(0) * stride, 0);
+  for (int64_t a = 0; a < rows.dim(0); ++a) {
+    std::copy_n(rows.as<uint16_t>() + a * head_dim, head_dim, packed.begin() + a * stride);
+  }
+  return packed;
 }
 
 }  // namespace
@@ -45,14 +64,27 @@ absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(Tens
   }
   absl::StatusOr<DeviceBuffer> buffer = Upload(rows.data(), rows.size() * sizeof(float), stream);
   if (!buffer.ok()) return buffer.status();
-  const std::vector<__half> halves =
-      Halves(*atoms, kSearchRanges * Dictionary::SearchRangeAtoms(atoms->n_atoms),
-             Dictionary::SearchDim(atoms->head_dim));
+  const std::vector<__half> halves = Tiles(*atoms);
   absl::StatusOr<DeviceBuffer> half_buffer =
       Upload(halves.data(), halves.size() * sizeof(__half), stream);
   if (!half_buffer.ok()) return half_buffer.status();
+  const bool packed = dictionary.dtype == DType::kF16;
+  DeviceBuffer packed_buffer;
+  if (packed) {
+    const std::vector<uint16_t> values = Packed(dictionary);
+    absl::StatusOr<DeviceBuffer> uploaded =
+        Upload(values.data(), values.size() * sizeof(uint16_t), stream);
+    if (!uploaded.ok()) return uploaded.status();
+    packed_buffer = *std::move(uploaded);
+  }
+  std::vector<float> norms(atoms->n_atoms, 1.0f);
+  if (packed) std::copy(atoms->norms.begin(), atoms->norms.end(), norms.begin());
+  absl::StatusOr<DeviceBuffer> norm_buffer =
+      Upload(norms.data(), norms.size() * sizeof(float), stream);
+  if (!norm_buffer.ok()) return norm_buffer.status();
   return std::make_shared<const Dictionary>(atoms->n_atoms, atoms->head_dim, *std::move(buffer),
-                                            *std::move(half_buffer));
+                                            *std::move(half_buffer), std::move(packed_buffer),
+                                            *std::move(norm_buffer));
 }
 
 const Dictionary& AsCuda(const PreparedDictionary& dictionary) {

@@ -12,12 +12,12 @@ struct LanePart {
 
   // `row` has `stride` numbers, a multiple of 4, and is aligned to 16 bytes.
   __device__ static LanePart Load(const float* row, int stride) {
-    LanePart part = {};
+    LanePart part;
 #pragma unroll
     for (int r = 0; r < kParts; ++r) {
       const int i = r * 128 + threadIdx.x % kWarp * 4;
-      if (i >= stride) continue;
-      const float4 four = *reinterpret_cast<const float4*>(row + i);
+      float4 four = make_float4(0, 0, 0, 0);
+      if (i < stride) four = *reinterpret_cast<const float4*>(row + i);
       part.v[4 * r] = four.x, part.v[4 * r + 1] = four.y;
       part.v[4 * r + 2] = four.z, part.v[4 * r + 3] = four.w;
     }
@@ -33,23 +33,34 @@ struct LanePart {
     }
   }
   // This lane's share of the product, multiplied and added in double.
-  __device__ double DotShare(const LanePart& other) const {
+  __device__ double DotShareDouble(const LanePart& other) const {
     double sum = 0;
 #pragma unroll
     for (int i = 0; i < 4 * kParts; ++i) sum += static_cast<double>(v[i]) * other.v[i];
     return sum;
   }
-  __device__ float Dot(const LanePart& other) const {
+  __device__ float DotShare(const LanePart& other) const {
     float sum = 0;
 #pragma unroll
     for (int i = 0; i < 4 * kParts; ++i) sum = fmaf(v[i], other.v[i], sum);
-    return WarpSum(sum);
+    return sum;
   }
+  __device__ float Dot(const LanePart& other) const { return WarpSum(DotShare(other)); }
   __device__ void Add(float factor, const LanePart& other) {
 #pragma unroll
     for (int i = 0; i < 4 * kParts; ++i) v[i] = fmaf(factor, other.v[i], v[i]);
   }
 };
+
+// Two sums over the warp, in all lanes.
+__device__ inline float2 WarpSumOfTwo(float a, float b) {
+  const bool upper = threadIdx.x % kWarp >= 16;
+  float sum = (upper ? b : a) + __shfl_xor_sync(kAllLanes, upper ? a : b, 16);
+#pragma unroll
+  for (int i = 8; i > 0; i /= 2) sum += __shfl_xor_sync(kAllLanes, sum, i);
+  const float other = __shfl_xor_sync(kAllLanes, sum, 16);
+  return upper ? make_float2(other, sum) : make_float2(sum, other);
+}
 
 struct OmpPick {
   float score;

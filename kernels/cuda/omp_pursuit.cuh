@@ -1,392 +1,326 @@
-// The rest of OmpEncode: exact choice, least squares, residual, stored code. One warp a vector, a
-// lane 4 components of every 128.
+// One more atom for a vector: choice among candidates, least squares, residual. Half a warp a
+// vector, so that a warp's chains of loads, sums and barriers serve two; a lane 8 components of
+// every 128.
 //
-// As on the CPU (kernels/cpu/omp_pursuit.h): a Cholesky factor that grows by one row an atom, in
-// double, L L^T = D_S D_S^T, L y = D_S x, L^T c = y; the residual is x - sum_j c_j d_j with the
-// coefficients at hand. Products of atoms are F32 numbers multiplied and added in double.
+// Least squares over the atoms taken, S, by P = (H H^T)^-1 in F32, where H are the rows of S as the
+// dictionary's file has them: their norms are 1 within 1 %, and F16 holds them without rounding.
+// For the chosen row h, with g = H h and r the residual, which is orthogonal to S:
+//   b = P g                      h - sum_j b_j h_j is what h adds to the span of S
+//   p = <h, h> - <g, b>          its squared norm
+//   u = <h, r> / p               coefficient of h;  c -= u b
+//   r -= u (h - sum_j b_j h_j)
+//   P += (b, -1) (b, -1)^T / p   with a new row and column, 0 before (inverse by bordering)
+// F32 is enough while atoms are far from dependent: P has no diagonal entry over kInverseMax. As
+// soon as one would, or the choice is not clear, or there is no lane left for an atom,
+// omp_exact.cuh takes over, in double. |<h, r>| <= sqrt(p) ||r||, so a choice with a score over
+// ||r|| / 8 is not handed over for its own entry.
 //
-// Among the candidates of the search the choice is made by F32 products. Where no candidate stands
-// clear of the search's error (kExactBelow), or the chosen atom lies within the span of those
-// taken, a warp looks at all atoms in F32: slow, exact, and met only where little is left to
-// explain or atoms coincide. An atom within kPivotMin of the span cannot stand clear of the error
-// later, so it is never taken on the fast way either.
+// The rows of S are asked for at the start and stay in registers, the first kCached of them; each
+// is used twice, for g and for r.
 #pragma once
 
-#include <cuda_fp8.h>
-
-#include <cmath>
-
 #include "kernels/api/omp_encode.h"
-#include "kernels/cuda/codes.cuh"
+#include "kernels/cuda/omp_exact.cuh"
+#include "kernels/cuda/omp_half_warp.cuh"
 #include "kernels/cuda/omp_lanes.cuh"
 #include "kernels/cuda/omp_search.cuh"
-#include "proto/base/limits.h"
 
 namespace lexico::kernels::cuda {
 
-inline constexpr int kPursuitWarps = 4;
-// Blocks of StepKernel a multiprocessor: it waits for memory most of the time.
-inline constexpr int kStepBlocks = 6;
-inline constexpr int kExcludedWords = base::kAtomsMax / 32;
-// |<r, d>| / ||r|| from which a candidate is surely the best, or within the search's error of it.
-inline constexpr float kExactBelow = 4 * kSearchError;
+// Largest diagonal entry of P. An error e of the products of atoms, 1e-7 in F32, moves the residual
+// by at most e ||c|| sqrt(n kInverseMax): 3e-6 of ||c|| at 16 atoms.
+inline constexpr float kInverseMax = 64;
 
-// Shared memory of one warp, before its copy of the factor.
+// Numbers that every lane of a half reads. The halves' lie in different banks.
+struct HalfWarpBroadcast {
+  float4 four[kWarp / 4 + 1];
+};
+// Shared memory of one warp.
 struct PursuitScratch {
-  double products[base::kSparsityMax + 2];
-  float residual[base::kHeadDimMax];
-  uint32_t excluded[kExcludedWords];
+  HalfWarpBroadcast broadcast[2];
+  ExactScratch exact;
 };
 
-inline size_t PursuitSharedBytes(const OmpState& state) {
-  return kPursuitWarps * (sizeof(PursuitScratch) + state.factor_doubles() * sizeof(double));
-}
-
-// One vector's pursuit, in a warp. All lanes call together; results are the same in all.
-template <int kParts>
-class WarpPursuit {
+// Two vectors' pursuits, one in each half of a warp; all lanes call together. kOwn: rows of P a
+// lane has, Lane() and Lane() + 16.
+template <int kParts, bool kPacked, int kCached, int kOwn>
+class PairPursuit {
  public:
-  using Part = LanePart<kParts>;
+  using Part = HalfWarpPart<kParts>;
+  using Row = AtomRow<kParts, kPacked>;
 
-  __device__ WarpPursuit(const OmpState& state, const float* rows, int n_atoms, int vector,
-                         PursuitScratch& scratch, double* factor)
+  // All that does not wait for another load is asked for at once. `wants`: whether this half's
+  // vector is to take an atom here.
+  __device__ PairPursuit(const OmpState& state, const OmpAtoms& atoms, int vector, bool wants,
+                         PursuitScratch& scratch)
       : state_(state),
-        rows_(rows),
-        n_atoms_(n_atoms),
+        atoms_(atoms),
         vector_(vector),
-        scratch_(scratch),
-        lower_(factor),
-        inverse_pivots_(factor + state.lower_doubles()),
-        y_(inverse_pivots_ + state.sparsity),
-        atoms_(state.atoms + static_cast<int64_t>(vector) * state.sparsity),
-        coefs_(state.coefs + static_cast<int64_t>(vector) * state.sparsity),
-        n_taken_(state.n_atoms[vector]) {}
-
-  // x scaled to norm 1.
-  __device__ static Part UnitVector(const float* x, int head_dim, double inverse_norm) {
-    Part part;
+        broadcast_(scratch.broadcast[threadIdx.x % kWarp / kHalfWarp].four),
+        taken_(state.atoms + vector * state.atom_stride),
+        inverse_(reinterpret_cast<float4*>(state.factor +
+                                           static_cast<int64_t>(vector) * state.factor_doubles())),
+        n_(wants ? state.n_atoms[vector] : 0),
+        residual_(Part::Load(state.residual + vector * (128 * kParts))),
+        norm_(state.residual_norm[vector]) {
 #pragma unroll
-    for (int i = 0; i < 4 * kParts; ++i) {
-      const int component = i / 4 * 128 + threadIdx.x % kWarp * 4 + i % 4;
-      part.v[i] = component < head_dim ? static_cast<float>(x[component] * inverse_norm) : 0.0f;
+    for (int o = 0; o < kOwn; ++o) {
+      const int row = Own(o);
+      own_taken_[o] = row < state.sparsity ? taken_[row] : 0;
+      own_coef_[o] = row < state.sparsity ? state.coefs[vector * state.sparsity + row] : 0.0f;
+      diagonal_[o] = 0;
     }
-    return part;
   }
 
-  // Takes one more atom, or finds that there is none to take.
-  __device__ void Step(const Part& x, float stop) {
-    const int lane = threadIdx.x % kWarp;
-    LoadFactor();
-    const Part residual = Part::Load(
-        state_.residual + static_cast<int64_t>(vector_) * state_.row_stride, state_.row_stride);
-    const float norm = sqrtf(residual.Dot(residual));
-    __syncwarp();
-    OmpPick pick = BestCandidate(residual);
-    if (!(pick.score > kExactBelow * norm)) pick = BestOfAll(residual, -1);
-    while (true) {
-      if (pick.atom < 0 || pick.score <= static_cast<float>(kScoreStop)) {
-        if (lane == 0) state_.done[vector_] = 1;
-        return;
-      }
-      if (AddToFactor(pick.atom, x)) break;
-      pick = BestOfAll(residual, pick.atom);
-    }
-    SolveAndStore(x, stop);
-  }
-
-  // Writes residual = x - sum_j factor[j] * atom j and returns its norm.
-  template <typename Factor>
-  __device__ static float Residual(const Part& x, const uint16_t* atoms, int n, const float* rows,
-                                   int stride, const Factor& factor, Part& rest) {
-    rest = x;
-#pragma unroll 4
-    for (int j = 0; j < n; ++j) {
-      rest.Add(-factor(j), Part::Load(rows + static_cast<int64_t>(atoms[j]) * stride, stride));
-    }
-    return sqrtf(rest.Dot(rest));
+  // Takes one more atom. False in a half that wants none or must leave it to the exact way; then
+  // nothing has changed.
+  __device__ bool Step(bool wants, const HalfWarpCandidates& candidates, float stop) {
+    n_max_ = max(n_, __shfl_xor_sync(kAllLanes, n_, kHalfWarp));
+    wants = wants && n_ < kHalfWarp * kOwn;
+    LoadTaken();
+    const Choice choice = BestCandidate(candidates);
+    const float clear = fmaxf(kExactBelow * norm_, static_cast<float>(kScoreStop));
+    Products();
+    float b[kOwn];
+    Projection(b);
+    float explained = 0;
+#pragma unroll
+    for (int o = 0; o < kOwn; ++o) explained = fmaf(b[o], Broadcast(Own(o)), explained);
+    const float p = choice.norm * choice.norm - HalfWarpSum(explained);
+    const float factor = __fdividef(1, p);
+    bool apart = p > 0 && factor <= kInverseMax;
+#pragma unroll
+    for (int o = 0; o < kOwn; ++o) apart &= diagonal_[o] + b[o] * b[o] * factor <= kInverseMax;
+    const bool all_apart = HalfWarpAll(apart);  // by all lanes, whatever their half wants
+    wants = wants && all_apart && choice.score > clear;
+    Take(wants, choice, b, factor, stop);
+    return wants;
   }
 
  private:
-  __device__ Part Row(int atom) const {
-    return Part::Load(rows_ + static_cast<int64_t>(atom) * state_.row_stride, state_.row_stride);
+  static constexpr int kGroups = kCached / 4;
+  struct Choice {
+    int atom;
+    float score;    // |<r, d>|; 0: none
+    float product;  // <r, h>
+    float norm;     // of h
+  };
+
+  __device__ static int Lane() { return threadIdx.x % kHalfWarp; }
+  __device__ static int Own(int o) { return Lane() + o * kHalfWarp; }
+  __device__ int LaneStride() const { return min(state_.sparsity, kWarp); }
+  __device__ float& Broadcast(int i) const { return reinterpret_cast<float*>(broadcast_)[i]; }
+  // Entries 4 q .. 4 q + 3 of row Own(o) of P.
+  __device__ float4 Inverse(int q, int o) const {
+    float4 four = make_float4(0, 0, 0, 0);
+    if (Own(o) < n_ && 4 * q < n_) four = inverse_[q * LaneStride() + Own(o)];
+    return four;
   }
-  // The parts of the factor that there are, between global and shared memory.
-  __device__ void LoadFactor() {
-    const double* from = Factor();
-    const int lane = threadIdx.x % kWarp;
-    for (int i = lane; i < n_taken_ * (n_taken_ + 1) / 2; i += kWarp) lower_[i] = from[i];
-    from += state_.lower_doubles();
-    for (int i = lane; i < n_taken_; i += kWarp) {
-      inverse_pivots_[i] = from[i];
-      y_[i] = from[state_.sparsity + i];
+  // Four rows of S; past its end row 0 of the dictionary, for which all factors are 0.
+  __device__ void LoadRows(int q, Row (&rows)[4]) const {
+    const uint2 ids = *reinterpret_cast<const uint2*>(taken_ + 4 * q);
+    rows[0] = Row::Load(atoms_, ids.x & 0xffff), rows[1] = Row::Load(atoms_, ids.x >> 16);
+    rows[2] = Row::Load(atoms_, ids.y & 0xffff), rows[3] = Row::Load(atoms_, ids.y >> 16);
+  }
+
+  // Asks for what is kept in registers. The rest is 0: without a value here, the compiler would
+  // keep the registers of the vector before through the whole search.
+  __device__ void LoadTaken() {
+#pragma unroll
+    for (int q = 0; q < kGroups; ++q) {
+      if (4 * q < n_max_) {
+        LoadRows(q, rows_[q]);
+#pragma unroll
+        for (int o = 0; o < kOwn; ++o) kept_[q][o] = Inverse(q, o);
+      } else {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) rows_[q][j] = {};
+#pragma unroll
+        for (int o = 0; o < kOwn; ++o) kept_[q][o] = make_float4(0, 0, 0, 0);
+      }
     }
   }
-  __device__ void StoreNewRow() {
-    double* to = Factor();
-    const int k = n_taken_ - 1;
-    const int first = k * (k + 1) / 2;
-    for (int i = threadIdx.x % kWarp; i <= k; i += kWarp) to[first + i] = lower_[first + i];
-    if (threadIdx.x % kWarp != 0) return;
-    to += state_.lower_doubles();
-    to[k] = inverse_pivots_[k];
-    to[state_.sparsity + k] = y_[k];
-  }
-  __device__ double* Factor() const {
-    return state_.factor + static_cast<int64_t>(vector_) * state_.factor_doubles();
-  }
+
   __device__ bool IsTaken(int atom) const {
     bool taken = false;
-    for (int j = threadIdx.x % kWarp; j < n_taken_; j += kWarp) taken |= atoms_[j] == atom;
-    return __any_sync(kAllLanes, taken);
-  }
-
-  // The best of the search's candidates that are within its error of the largest.
-  __device__ OmpPick BestCandidate(const Part& residual) const {
-    static_assert(kSearchRanges * kSearchClasses == 32);
-    const OmpCandidate candidate =
-        state_.candidates[static_cast<int64_t>(vector_) * 32 + threadIdx.x % kWarp];
-    const float largest = WarpMax(candidate.score);
-    uint32_t near = __ballot_sync(kAllLanes, candidate.score >= largest - 2 * kSearchError);
-    OmpPick pick{-1, -1};
-    for (; near != 0; near &= near - 1) {
-      const int pair = __shfl_sync(kAllLanes, candidate.pair, __ffs(near) - 1);
-      for (int atom = pair; atom < min(pair + 2, n_atoms_); ++atom) {
-        const float score = fabsf(residual.Dot(Row(atom)));
-        if (!IsTaken(atom)) pick.Offer(score, atom);
-      }
-    }
-    return pick;
-  }
-
-  // The best of all atoms but those taken, and those passed as `reject` since the step began (-1:
-  // the step's first call). A lane looks at every 32nd atom.
-  __device__ OmpPick BestOfAll(const Part& residual, int reject) {
-    const int lane = threadIdx.x % kWarp;
-    if (reject < 0 || !searched_all_) {
-      for (int i = lane; i < kExcludedWords; i += kWarp) scratch_.excluded[i] = 0;
-      residual.Store(scratch_.residual, state_.row_stride);
-      __syncwarp();
-      if (lane == 0) {
-        for (int j = 0; j < n_taken_; ++j) Exclude(atoms_[j]);
-      }
-      searched_all_ = true;
-    }
-    if (lane == 0 && reject >= 0) Exclude(reject);
-    __syncwarp();
-    OmpPick pick{-1, -1};
-    for (int atom = lane; atom < n_atoms_; atom += kWarp) {
-      if ((scratch_.excluded[atom / 32] >> (atom % 32) & 1) != 0) continue;
-      const auto* row =
-          reinterpret_cast<const float4*>(rows_ + static_cast<int64_t>(atom) * state_.row_stride);
-      float score = 0;
-      for (int i = 0; i < state_.row_stride / 4; ++i) {
-        const float4 d = row[i];
-        const float4 r = reinterpret_cast<const float4*>(scratch_.residual)[i];
-        score = fmaf(d.x, r.x, fmaf(d.y, r.y, fmaf(d.z, r.z, fmaf(d.w, r.w, score))));
-      }
-      pick.Offer(fabsf(score), atom);
-    }
 #pragma unroll
-    for (int i = 16; i > 0; i /= 2) {
-      const float score = __shfl_xor_sync(kAllLanes, pick.score, i);
-      const int atom = __shfl_xor_sync(kAllLanes, pick.atom, i);
-      if (atom >= 0) pick.Offer(score, atom);
-    }
-    return pick;
+    for (int o = 0; o < kOwn; ++o) taken |= Own(o) < n_ && own_taken_[o] == atom;
+    return HalfWarpAny(taken);
   }
-  __device__ void Exclude(int atom) { scratch_.excluded[atom / 32] |= 1u << (atom % 32); }
 
-  // False, and nothing changes, when the atom lies within kPivotMin of the span.
-  __device__ bool AddToFactor(int atom, const Part& x) {
-    const int lane = threadIdx.x % kWarp;
-    const int k = n_taken_;
-    double* products = scratch_.products;
-    const Part row = Row(atom);
-    // Several rows at once: their loads and their sums over the warp overlap.
-    constexpr int kTogether = 4;
-    for (int first = 0; first < k; first += kTogether) {
-      double share[kTogether];
+  // The best of the candidates that are within the search's error of the largest, by F32 products;
+  // its row in atom_.
+  __device__ Choice BestCandidate(const HalfWarpCandidates& candidates) {
+    uint32_t near = candidates.Near(2 * kSearchError);
+    Choice choice = {-1, 0, 0, 1};
+    Part rest = {};
+    atom_ = rest;
+    do {
+      const int pair = candidates.Pair(near);
+      const bool valid = near != 0;
+      near &= near - 1;
+      const int first = min(pair, atoms_.n_atoms - 1);
+      const int second = min(pair + 1, atoms_.n_atoms - 1);
+      const Part rows[2] = {Row::Load(atoms_, first).Unpack(), Row::Load(atoms_, second).Unpack()};
+      const float norms[2] = {atoms_.norms[first], atoms_.norms[second]};
+      const float2 products = HalfWarpSumOfTwo(rows[0].Dot(residual_), rows[1].Dot(residual_));
+      const float scores[2] = {__fdividef(fabsf(products.x), norms[0]),
+                               __fdividef(fabsf(products.y), norms[1])};
+      const bool may_first = !IsTaken(pair) && valid && pair < atoms_.n_atoms;
+      const bool may_second = !IsTaken(pair + 1) && valid && pair + 1 < atoms_.n_atoms;
+      const bool one = may_second && (!may_first || scores[1] > scores[0]);
+      const float score = one ? scores[1] : scores[0];
+      const int atom = pair + (one ? 1 : 0);
+      const bool wins = (may_first || may_second) &&
+                        (score > choice.score || (score == choice.score && atom < choice.atom));
+      if (wins) {
+        choice = {atom, score, one ? products.y : products.x, one ? norms[1] : norms[0]};
 #pragma unroll
-      for (int j = 0; j < kTogether; ++j) {
-        share[j] = row.DotShare(Row(atoms_[min(first + j, k - 1)]));
+        for (int i = 0; i < 8 * kParts; ++i) atom_.v[i] = one ? rows[1].v[i] : rows[0].v[i];
       }
+    } while (__any_sync(kAllLanes, near != 0));
+    return choice;
+  }
+
+  // Broadcast(j) = <h, row j of S>; past them finite.
+  __device__ void Products() {
+    __syncwarp();
 #pragma unroll
-      for (int j = 0; j < kTogether; ++j) {
-        share[j] = WarpSum(share[j]);
-        if (lane == 0 && first + j < k) products[first + j] = share[j];
+    for (int o = 0; o < 2; ++o) Broadcast(Own(o)) = 0;
+    __syncwarp();
+    const auto multiply = [&](int q, const Row(&rows)[4]) {
+      float share[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) share[j] = rows[j].Unpack().Dot(atom_);
+      const float sum = HalfWarpSumOfFour(share);
+      if (Lane() % 4 == 0) Broadcast(4 * q + Lane() / 4) = sum;
+    };
+#pragma unroll
+    for (int q = 0; q < kGroups; ++q) {
+      if (4 * q >= n_max_) break;
+      multiply(q, rows_[q]);
+    }
+#pragma unroll 1
+    for (int q = kGroups; 4 * q < n_max_; ++q) {
+      Row rows[4];
+      LoadRows(q, rows);
+      multiply(q, rows);
+    }
+    __syncwarp();
+  }
+
+  // The lane's b, and its entries on the diagonal of P.
+  __device__ void Projection(float (&b)[kOwn]) {
+#pragma unroll
+    for (int o = 0; o < kOwn; ++o) b[o] = 0;
+    const auto add = [&](int q, int o, const float4& p) {
+      const float4 g = broadcast_[q];
+      b[o] = fmaf(p.x, g.x, fmaf(p.y, g.y, fmaf(p.z, g.z, fmaf(p.w, g.w, b[o]))));
+      const float even = Lane() % 2 == 0 ? p.x : p.y;
+      const float odd = Lane() % 2 == 0 ? p.z : p.w;
+      if (Own(o) / 4 == q) diagonal_[o] = Lane() % 4 < 2 ? even : odd;
+    };
+#pragma unroll
+    for (int q = 0; q < kGroups; ++q) {
+      if (4 * q >= n_max_) break;
+#pragma unroll
+      for (int o = 0; o < kOwn; ++o) add(q, o, kept_[q][o]);
+    }
+#pragma unroll 1
+    for (int q = kGroups; 4 * q < n_max_; ++q) {
+#pragma unroll
+      for (int o = 0; o < kOwn; ++o) add(q, o, Inverse(q, o));
+    }
+  }
+
+  // r and P with the chosen row; what is stored only where `takes`.
+  __device__ void Take(bool takes, const Choice& choice, const float (&b)[kOwn], float factor,
+                       float stop) {
+    const float u = choice.product * factor;
+    float scaled[kOwn];
+    __syncwarp();
+#pragma unroll
+    for (int o = 0; o < 2; ++o) Broadcast(Own(o)) = o < kOwn ? b[o % kOwn] : 0.0f;  // 0 past S
+#pragma unroll
+    for (int o = 0; o < kOwn; ++o) {
+      scaled[o] = (Own(o) < n_ ? b[o] : Own(o) == n_ ? -1.0f : 0.0f) * factor;
+    }
+    __syncwarp();
+    residual_.Add(-u, atom_);
+    const auto add = [&](int q, const Row(&rows)[4]) {
+      const float4 b4 = broadcast_[q];
+      residual_.Add(u * b4.x, rows[0].Unpack());
+      residual_.Add(u * b4.y, rows[1].Unpack());
+      residual_.Add(u * b4.z, rows[2].Unpack());
+      residual_.Add(u * b4.w, rows[3].Unpack());
+      return b4;
+    };
+    const auto store = [&](int q, int o, float4 p, const float4& b4) {
+      p.x = fmaf(scaled[o], b4.x, p.x), p.y = fmaf(scaled[o], b4.y, p.y);
+      p.z = fmaf(scaled[o], b4.z, p.z), p.w = fmaf(scaled[o], b4.w, p.w);
+      if (takes && Own(o) <= n_ && 4 * q < n_) inverse_[q * LaneStride() + Own(o)] = p;
+    };
+#pragma unroll
+    for (int q = 0; q < kGroups; ++q) {
+      if (4 * q >= n_max_) break;
+      const float4 b4 = add(q, rows_[q]);
+#pragma unroll
+      for (int o = 0; o < kOwn; ++o) store(q, o, kept_[q][o], b4);
+    }
+#pragma unroll 1
+    for (int q = kGroups; 4 * q < n_max_; ++q) {
+      Row rows[4];
+      LoadRows(q, rows);
+      const float4 b4 = add(q, rows);
+#pragma unroll
+      for (int o = 0; o < kOwn; ++o) store(q, o, Inverse(q, o), b4);
+    }
+    const float squares = HalfWarpSum(residual_.Dot(residual_));
+    if (takes) StoreTaken(choice, u, scaled, factor, squares, stop);
+  }
+
+  __device__ void StoreTaken(const Choice& choice, float u, const float (&scaled)[kOwn],
+                             float factor, float squares, float stop) {
+#pragma unroll
+    for (int o = 0; o < kOwn; ++o) {
+      if (Own(o) > n_) continue;
+      const float before = Own(o) < n_ ? own_coef_[o] : 0.0f;
+      state_.coefs[vector_ * state_.sparsity + Own(o)] = before - choice.product * scaled[o];
+      // The new column of P, and zeros after it.
+      float4& four = inverse_[n_ / 4 * LaneStride() + Own(o)];
+      if (n_ % 4 == 0) {
+        four = make_float4(-scaled[o], 0, 0, 0);
+      } else {
+        reinterpret_cast<float*>(&four)[n_ % 4] = -scaled[o];
       }
     }
-    double pivot_squared = WarpSum(row.DotShare(row));
-    double y = WarpSum(row.DotShare(x));
-    __syncwarp();
-    for (int j = 0; j < k; ++j) {
-      const double value = products[j] * inverse_pivots_[j];
-      for (int i = j + 1 + lane; i < k; i += kWarp) products[i] -= Lower(i)[j] * value;
-      pivot_squared -= value * value;
-      y -= value * y_[j];
-      __syncwarp();
-      if (lane == 0) products[j] = value;
-    }
-    if (!(pivot_squared >= kPivotMin * kPivotMin)) return false;
-    const double pivot = sqrt(pivot_squared);
-    __syncwarp();
-    double* new_row = lower_ + k * (k + 1) / 2;
-    for (int j = lane; j < k; j += kWarp) new_row[j] = products[j];
-    if (lane == 0) {
-      new_row[k] = pivot;
-      inverse_pivots_[k] = 1 / pivot;
-      y_[k] = y / pivot;
-      atoms_[k] = static_cast<uint16_t>(atom);
-    }
-    n_taken_ = k + 1;
-    __syncwarp();
-    return true;
-  }
-  __device__ const double* Lower(int i) const { return lower_ + i * (i + 1) / 2; }
-
-  // Coefficients, residual and all that the next step needs.
-  __device__ void SolveAndStore(const Part& x, float stop) {
-    const int lane = threadIdx.x % kWarp;
-    double* rest = scratch_.products;
-    for (int i = lane; i < n_taken_; i += kWarp) rest[i] = y_[i];
-    __syncwarp();
-    for (int i = n_taken_ - 1; i >= 0; --i) {
-      const double c = rest[i] * inverse_pivots_[i];
-      for (int j = lane; j < i; j += kWarp) rest[j] -= Lower(i)[j] * c;
-      __syncwarp();
-      if (lane == 0) rest[i] = c;
-    }
-    __syncwarp();
-    for (int i = lane; i < n_taken_; i += kWarp) coefs_[i] = static_cast<float>(rest[i]);
-    Part residual;
-    const float norm = Residual(
-        x, atoms_, n_taken_, rows_, state_.row_stride,
-        [&](int j) { return static_cast<float>(rest[j]); }, residual);
-    StoreNewRow();
-    const bool done = n_taken_ == state_.sparsity || norm <= stop;
-    StoreResidual(state_, vector_, residual, norm);
-    if (lane == 0) {
-      state_.n_atoms[vector_] = n_taken_;
-      state_.done[vector_] = done ? 1 : 0;
-    }
+    const float inverse = squares > 0 ? rsqrtf(squares) : 0.0f;
+    const float norm = squares * inverse;
+    residual_.Store(state_.residual + vector_ * (128 * kParts));
+    residual_.StoreHalves(inverse, state_.halves + vector_ * state_.search_dim, state_.search_dim);
+    if (Lane() != 0) return;
+    state_.residual_norm[vector_] = norm;
+    state_.atoms[vector_ * state_.atom_stride + n_] = static_cast<uint16_t>(choice.atom);
+    state_.n_atoms[vector_] = n_ + 1;
+    state_.done[vector_] = n_ + 1 == state_.sparsity || norm <= stop ? 1 : 0;
   }
 
- public:
-  // In F32, and scaled to norm 1 in F16 for the search.
-  __device__ static void StoreResidual(const OmpState& state, int vector, const Part& residual,
-                                       float norm) {
-    residual.Store(state.residual + static_cast<int64_t>(vector) * state.row_stride,
-                   state.row_stride);
-    const float inverse = norm > 0 ? 1 / norm : 0.0f;
-    __half* to = state.halves + static_cast<int64_t>(vector) * state.search_dim;
-#pragma unroll
-    for (int r = 0; r < kParts; ++r) {
-      const int i = r * 128 + threadIdx.x % kWarp * 4;
-      if (i >= state.search_dim) continue;
-      *reinterpret_cast<__half2*>(to + i) =
-          __floats2half2_rn(residual.v[4 * r] * inverse, residual.v[4 * r + 1] * inverse);
-      *reinterpret_cast<__half2*>(to + i + 2) =
-          __floats2half2_rn(residual.v[4 * r + 2] * inverse, residual.v[4 * r + 3] * inverse);
-    }
-  }
-
- private:
   const OmpState& state_;
-  const float* rows_;
-  const int n_atoms_;
+  const OmpAtoms& atoms_;
   const int vector_;
-  PursuitScratch& scratch_;
-  double* lower_;  // in shared memory, as the two below
-  double* inverse_pivots_;
-  double* y_;
-  uint16_t* atoms_;
-  float* coefs_;
-  int n_taken_;
-  bool searched_all_ = false;
+  float4* const broadcast_;
+  const uint16_t* const taken_;
+  float4* const inverse_;  // [ceil(n / 4), LaneStride()]: 4 columns of P after another
+  const int n_;
+  int n_max_ = 0;  // of the warp's two vectors
+  Part residual_;
+  const float norm_;
+  int own_taken_[kOwn];
+  float own_coef_[kOwn];
+  float diagonal_[kOwn];
+  Part atom_;
+  Row rows_[kGroups][4];
+  float4 kept_[kGroups][kOwn];
 };
-
-// Norms, and the vectors as the first residuals. Rows of `halves` past the last vector become 0.
-template <int kParts>
-__global__ void BeginKernel(const __grid_constant__ OmpState state, const float* x, int head_dim,
-                            int n_rows) {
-  const int vector = blockIdx.x * kPursuitWarps + threadIdx.x / kWarp;
-  if (vector >= n_rows) return;
-  const int lane = threadIdx.x % kWarp;
-  double norm = 0;
-  LanePart<kParts> unit = {};
-  if (vector < state.n_vectors) {
-    const float* from = x + static_cast<int64_t>(vector) * head_dim;
-    for (int i = lane; i < head_dim; i += kWarp) norm += static_cast<double>(from[i]) * from[i];
-    norm = sqrt(WarpSum(norm));
-    if (norm > 0 && isfinite(norm))
-      unit = WarpPursuit<kParts>::UnitVector(from, head_dim, 1 / norm);
-  }
-  const bool done = !(norm > 0 && isfinite(norm));
-  if (lane == 0) state.done[vector] = done ? 1 : 0;
-  if (vector >= state.n_vectors) {
-    __half* to = state.halves + static_cast<int64_t>(vector) * state.search_dim;
-    for (int i = lane; i < state.search_dim; i += kWarp) to[i] = __half(0.0f);
-    return;
-  }
-  WarpPursuit<kParts>::StoreResidual(state, vector, unit, 1.0f);
-  if (lane == 0) {
-    state.norm[vector] = norm;
-    state.inverse_norm[vector] = 1 / norm;
-    state.n_atoms[vector] = 0;
-  }
-}
-
-template <int kParts>
-__global__ void __launch_bounds__(kWarp* kPursuitWarps, kStepBlocks)
-    StepKernel(const __grid_constant__ OmpState state, const float* x, int head_dim,
-               const float* rows, int n_atoms, float stop) {
-  extern __shared__ double shared_doubles[];
-  const int warp = threadIdx.x / kWarp;
-  const int vector = blockIdx.x * kPursuitWarps + warp;
-  if (vector >= state.n_vectors || state.done[vector] != 0) return;
-  auto* scratch = reinterpret_cast<PursuitScratch*>(shared_doubles) + warp;
-  double* factor =
-      reinterpret_cast<double*>(reinterpret_cast<PursuitScratch*>(shared_doubles) + kPursuitWarps) +
-      warp * state.factor_doubles();
-  const LanePart<kParts> unit = WarpPursuit<kParts>::UnitVector(
-      x + static_cast<int64_t>(vector) * head_dim, head_dim, state.inverse_norm[vector]);
-  WarpPursuit<kParts>(state, rows, n_atoms, vector, *scratch, factor).Step(unit, stop);
-}
-
-template <int kParts>
-__global__ void StoreKernel(const __grid_constant__ OmpState state, const float* x, int head_dim,
-                            const float* rows, uint16_t* atoms, uint8_t* coefs, float* rel_error,
-                            unsigned long long* n_non_finite) {
-  const int vector = blockIdx.x * kPursuitWarps + threadIdx.x / kWarp;
-  if (vector >= state.n_vectors) return;
-  const int lane = threadIdx.x % kWarp;
-  const int64_t place = static_cast<int64_t>(vector) * state.sparsity;
-  const double norm = state.norm[vector];
-  const bool finite = isfinite(norm);
-  const int n = state.n_atoms[vector];
-  for (int j = lane; j < state.sparsity; j += kWarp) {
-    atoms[place + j] = j < n ? state.atoms[place + j] : 0;
-    coefs[place + j] =
-        j < n ? __nv_cvt_float_to_fp8(static_cast<float>(state.coefs[place + j] * norm),
-                                      __NV_SATFINITE, __NV_E4M3)
-              : 0;
-  }
-  if (!finite || norm == 0) {
-    if (lane == 0) rel_error[vector] = finite ? 0.0f : NAN;
-    if (lane == 0 && !finite && n_non_finite != nullptr) atomicAdd(n_non_finite, 1ull);
-    return;
-  }
-  __syncwarp();
-  LanePart<kParts> rest;
-  const LanePart<kParts> unit = WarpPursuit<kParts>::UnitVector(
-      x + static_cast<int64_t>(vector) * head_dim, head_dim, state.inverse_norm[vector]);
-  const float error = WarpPursuit<kParts>::Residual(
-      unit, state.atoms + place, n, rows, state.row_stride,
-      [&](int j) {
-        return static_cast<float>(E4m3PairToFloat(coefs[place + j]).x * state.inverse_norm[vector]);
-      },
-      rest);
-  if (lane == 0) rel_error[vector] = error;
-}
 
 }  // namespace lexico::kernels::cuda

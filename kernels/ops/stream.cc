@@ -1,12 +1,15 @@
 #include "kernels/api/stream.h"
 
+#include <fmt/format.h>
 #include <omp.h>
 
+#include <algorithm>
 #include <charconv>
 #include <optional>
 #include <string_view>
 
 #include "kernels/cuda/open_device.h"
+#include "proto/base/limits.h"
 
 namespace lexico::kernels {
 
@@ -37,12 +40,39 @@ absl::StatusOr<std::optional<int>> ParseName(const std::string& device) {
 absl::Status Stream::CheckName(const std::string& device) { return ParseName(device).status(); }
 
 absl::StatusOr<Stream> Stream::Open(const std::string& device, int threads) {
+  absl::StatusOr<std::vector<Stream>> streams = OpenRanks(device, threads, 1);
+  if (!streams.ok()) return streams.status();
+  return (*streams)[0];
+}
+
+absl::StatusOr<std::vector<Stream>> Stream::OpenRanks(const std::string& device, int threads,
+                                                      int size) {
   // For 32 sequences at once of attention over codes, and prompts in blocks of 2,048 rows.
   constexpr size_t kModelWorkspace = size_t{256} << 20;
-  const absl::StatusOr<std::optional<int>> ordinal = ParseName(device);
-  if (!ordinal.ok()) return ordinal.status();
-  if (!ordinal->has_value()) return Cpu(threads);
-  return Cuda({.ordinal = **ordinal, .workspace_bytes = kModelWorkspace});
+  if (size < 1 || size > base::kRanksMax) {
+    return absl::InvalidArgumentError(
+        fmt::format("a model over {} devices; 1 to {} can share one", size, base::kRanksMax));
+  }
+  const absl::StatusOr<std::optional<int>> first = ParseName(device);
+  if (!first.ok()) return first.status();
+  std::vector<Stream> streams;
+  for (int rank = 0; rank < size; ++rank) {
+    if (!first->has_value()) {
+      streams.push_back(Cpu(std::max(1, Cpu(threads).threads() / size)));
+      continue;
+    }
+    absl::StatusOr<Stream> stream =
+        Cuda({.ordinal = **first + rank, .workspace_bytes = kModelWorkspace});
+    if (!stream.ok() && size > 1) {
+      return absl::Status(
+          stream.status().code(),
+          fmt::format("{}; a model over {} GPUs from cuda:{} on needs cuda:{} too",
+                      std::string(stream.status().message()), size, **first, **first + rank));
+    }
+    if (!stream.ok()) return stream.status();
+    streams.push_back(*std::move(stream));
+  }
+  return streams;
 }
 
 Stream Stream::Sibling() const {

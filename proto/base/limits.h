@@ -18,6 +18,7 @@ inline constexpr int kVocabMax = 1 << 20;      // largest public vocabulary toda
 inline constexpr int kHeadsMax = 1024;         // 128 in today's largest dense models
 inline constexpr int kHiddenDimMax = 1 << 16;  // 16,384 in Llama 405B
 inline constexpr int kFfnDimMax = 1 << 18;     // 53,248 in Llama 405B
+inline constexpr int kRanksMax = 8;            // devices of one host that share a model
 inline constexpr int kPositionsMax = 1 << 24;  // F32 holds every integer up to here exactly
 
 // -- Cluster constants: all workers and stores must agree; part of a page's header

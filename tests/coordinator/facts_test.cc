@@ -59,6 +59,20 @@ TEST_F(FactsTest, ListFollowsARunningCallAndOneThatWasCancelled) {
   ExpectListedAsShown("s");
 }
 
+TEST_F(FactsTest, AnAnswerThatACallOvertookChangesNothing) {
+  AddWorker("w1");
+  ASSERT_THAT(Create("s"), IsOk());
+  WorkerAt("w1").set_describe_delay(absl::Milliseconds(300));
+  const int n_before = WorkerAt("w1").n_describes();
+  std::thread slow([&] { EXPECT_THAT(Get("s"), IsOk()); });
+  Eventually([&] { return WorkerAt("w1").n_describes() > n_before; }, "the worker is asked");
+  const auto appended = Append("s", {"a document"});
+  ASSERT_THAT(appended, IsOk());
+  EXPECT_EQ(appended->session().n_tokens(), 10);
+  slow.join();
+  EXPECT_EQ(List()["s"].n_tokens(), 10);
+}
+
 TEST_F(FactsTest, SessionsThatRestAreNotAskedFor) {
   AddWorker("w1");
   for (int i = 0; i < 20; ++i) ASSERT_THAT(Create("s" + std::to_string(i)), IsOk());

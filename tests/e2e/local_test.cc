@@ -112,6 +112,28 @@ TEST(LocalTest, SessionsLiveOnInTheDataDir) {
   EXPECT_EQ(local.Lexico({"session", "show", "notes"}).exit_code, 1);
 }
 
+// Stored by a worker whose model is split in two, taken up by one that has it whole, and back.
+TEST(LocalTest, SessionsMoveBetweenSplitAndWholeModels) {
+  const TempDir dir;
+  const TestDocument document = MakeTestDocument(4000, 3, 52);
+  const std::string file = dir.Write("document.txt", document.text);
+  const std::string data = dir.File("data");
+  for (int run = 0; run < 3; ++run) {
+    Local local({"--data-dir", data, "--workers", "1", "--tensor-parallel", run == 1 ? "1" : "2"});
+    if (run == 0) {
+      ASSERT_EQ(local.Lexico({"session", "create", "--id", "notes"}).exit_code, 0);
+      ASSERT_EQ(local.Lexico({"session", "append", "notes", file}).exit_code, 0);
+    }
+    const Result asked = local.Lexico({"ask", "notes", document.questions[run], "--json"});
+    ASSERT_EQ(asked.exit_code, 0) << asked.err;
+    const json answer = json::parse(asked.out);
+    EXPECT_THAT(answer["text"].get<std::string>(), HasSubstr(document.answers[run]));
+    // The document came from its pages.
+    EXPECT_LT(answer["usage"]["n_prompt_tokens"], 100);
+    EXPECT_EQ(local.Stop(), 0) << local.process().err();
+  }
+}
+
 TEST(LocalTest, DeadServerIsNamedAndStartedAgain) {
   Local local({"--workers", "1"});
   ASSERT_EQ(local.Lexico({"session", "create", "--id", "s"}).exit_code, 0);
@@ -213,6 +235,12 @@ TEST(LocalTest, WorkerRefusesWrongFlagsModelsAndPorts) {
       run({"--model", ModelDir(), "--dictionary", ModelDir() + "/model.safetensors"});
   EXPECT_EQ(dictionary.exit_code, 1);
   EXPECT_THAT(dictionary.err, HasSubstr("model.safetensors"));
+  const Result split = run({"--model", ModelDir(), "--tensor_parallel", "3"});
+  EXPECT_EQ(split.exit_code, 1);
+  EXPECT_THAT(split.err, HasSubstr("over 3 devices: its 8 query heads"));
+  const Result gpus = run({"--model", ModelDir(), "--device", "cuda:90", "--tensor_parallel", "2"});
+  EXPECT_EQ(gpus.exit_code, 1);
+  EXPECT_THAT(gpus.err, HasSubstr("2 GPUs from cuda:90 on"));
   const Result address = run({"--model", ModelDir(), "--address", "203.0.113.7:1",
                               "--kv_memory=64MiB", "--metrics_address=127.0.0.1:0"});
   EXPECT_EQ(address.exit_code, 1);

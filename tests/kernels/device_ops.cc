@@ -63,8 +63,10 @@ class OnDevice {
     for (int a = 0; a < host.n_atoms(); ++a) {
       rows.insert(rows.end(), host.row(a), host.row(a) + host.head_dim());
     }
-    const auto prepared = kernels::PrepareDictionary(
-        TensorView(rows.data(), {host.n_atoms(), host.head_dim()}), stream_);
+    return Dictionary(TensorView(rows.data(), {host.n_atoms(), host.head_dim()}));
+  }
+  const PreparedDictionary* Dictionary(const TensorView& rows) {
+    const auto prepared = kernels::PrepareDictionary(rows, stream_);
     LEXICO_CHECK(prepared.ok());
     return dictionaries_.emplace_back(*prepared).get();
   }
@@ -126,18 +128,33 @@ void DeviceOps::Reconstruct(const kernels::ReconstructArgs& args) const {
   device.CopyOutputsBack();
 }
 
-void DeviceOps::OmpEncode(const kernels::OmpEncodeArgs& args) const {
-  if (stream_.kind() == DeviceKind::kCpu) return kernels::OmpEncode(args, stream_);
-  OnDevice device(stream_);
+namespace {
+
+void OmpEncodeThere(const kernels::OmpEncodeArgs& args, const PreparedDictionary* dictionary,
+                    OnDevice& device, const Stream& stream) {
   kernels::OmpEncodeArgs there = args;
   there.x = device.Input(args.x);
-  there.dictionary = device.Dictionary(args.dictionary);
+  there.dictionary = dictionary;
   there.atoms = device.Output(args.atoms);
   there.coefs = device.Output(args.coefs);
   there.rel_error = device.Output(args.rel_error);
   there.n_non_finite = device.Counter(args.n_non_finite);
-  kernels::OmpEncode(there, stream_);
+  kernels::OmpEncode(there, stream);
   device.CopyOutputsBack();
+}
+
+}  // namespace
+
+void DeviceOps::OmpEncode(const kernels::OmpEncodeArgs& args) const {
+  if (stream_.kind() == DeviceKind::kCpu) return kernels::OmpEncode(args, stream_);
+  OnDevice device(stream_);
+  OmpEncodeThere(args, device.Dictionary(args.dictionary), device, stream_);
+}
+
+void DeviceOps::OmpEncode(const kernels::OmpEncodeArgs& args, const TensorView& rows) const {
+  if (stream_.kind() == DeviceKind::kCpu) return kernels::OmpEncode(args, stream_);
+  OnDevice device(stream_);
+  OmpEncodeThere(args, device.Dictionary(rows), device, stream_);
 }
 
 void DeviceOps::DenseAttention(const kernels::DenseAttentionArgs& args) const {

@@ -30,6 +30,9 @@ class DeviceOps {
   void SparseAttention(const kernels::SparseAttentionArgs& args) const;
   void Reconstruct(const kernels::ReconstructArgs& args) const;
   void OmpEncode(const kernels::OmpEncodeArgs& args) const;
+  // The same with a dictionary that a GPU reads as its file has it: args.dictionary, on the CPU,
+  // was prepared from `rows`.
+  void OmpEncode(const kernels::OmpEncodeArgs& args, const kernels::TensorView& rows) const;
   void DenseAttention(const kernels::DenseAttentionArgs& args) const;
   void PrefillAttention(const kernels::PrefillAttentionArgs& args) const;
   void MergePartials(std::span<const kernels::AttentionPart> parts,

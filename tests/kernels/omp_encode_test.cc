@@ -6,12 +6,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <random>
 #include <set>
 #include <vector>
 
+#include "kernels/api/elementwise.h"
 #include "kernels/cpu/omp_encode_definition.h"
 #include "tests/kernels/code_fixtures.h"
 #include "tests/kernels/device_ops.h"
@@ -90,6 +92,36 @@ std::vector<float> NoisyCombinations(const std::vector<float>& atoms, int head_d
   return x;
 }
 
+// A dictionary as files have them: rows of F16 whose norms are 1 only nearly.
+struct HalfRows {
+  std::vector<uint16_t> halves;
+  std::vector<float> atoms;  // the same numbers
+  int64_t head_dim = 0;
+  std::shared_ptr<const PreparedDictionary> prepared;
+
+  TensorView view() const {
+    const auto n_atoms = static_cast<int64_t>(halves.size()) / head_dim;
+    return TensorView(halves.data(), DType::kF16, {n_atoms, head_dim});
+  }
+};
+
+HalfRows RandomHalfRows(int n_atoms, int head_dim, std::mt19937& random) {
+  HalfRows rows;
+  rows.head_dim = head_dim;
+  rows.atoms = RandomAtoms(n_atoms, head_dim, random);
+  for (int a = 0; a < n_atoms; ++a) {
+    const float norm = 0.992f + 0.016f * static_cast<float>(random() % 1000) / 1000;
+    for (int i = 0; i < head_dim; ++i) rows.atoms[a * head_dim + i] *= norm;
+  }
+  rows.halves.resize(rows.atoms.size());
+  const MutableTensorView halves(rows.halves.data(), DType::kF16, {n_atoms, head_dim});
+  const MutableTensorView atoms(rows.atoms.data(), {n_atoms, head_dim});
+  Convert(atoms, halves, Stream::Cpu(1));
+  Convert(halves, atoms, Stream::Cpu(1));
+  rows.prepared = *PrepareDictionary(rows.view(), Stream::Cpu(1));
+  return rows;
+}
+
 class OmpEncodeTest : public tests::DeviceTest {
  protected:
   Codes Encode(const std::vector<float>& x, const PreparedDictionary& dictionary, int sparsity,
@@ -100,6 +132,11 @@ class OmpEncodeTest : public tests::DeviceTest {
     Ops(threads).OmpEncode(args);
     return codes;
   }
+  Codes Encode(const std::vector<float>& x, const HalfRows& rows, int sparsity) const {
+    Codes codes;
+    Ops(1).OmpEncode(ArgsFor(x, *rows.prepared, sparsity, codes), rows.view());
+    return codes;
+  }
 
   // Compares with the definition, vector by vector, up to the first pick at which the definition's
   // best two differ by less than 1e-3: FP32 may take either there, and all that follows differs.
@@ -107,6 +144,12 @@ class OmpEncodeTest : public tests::DeviceTest {
   double ExpectMatchesDefinition(const std::vector<float>& x, const PreparedDictionary& dictionary,
                                  int sparsity, float error_threshold = 0) const {
     const Codes codes = Encode(x, dictionary, sparsity, error_threshold);
+    return ExpectMatchesDefinition(codes, x, dictionary, error_threshold);
+  }
+  double ExpectMatchesDefinition(const Codes& codes, const std::vector<float>& x,
+                                 const PreparedDictionary& dictionary,
+                                 float error_threshold = 0) const {
+    const int sparsity = codes.sparsity;
     const int head_dim = dictionary.head_dim();
     int64_t compared = 0;
     int64_t all = 0;
@@ -177,6 +220,68 @@ TEST_P(OmpEncodeTest, WholeTilesOfBytesMatchDefinition) {
   const std::vector<float> atoms = RandomAtoms(1500, 64, random);
   const std::vector<float> x = NoisyCombinations(atoms, 64, 70, 0.2f, random);
   EXPECT_GT(ExpectMatchesDefinition(x, *Prepare(atoms, 64), 8), 0.9);
+}
+
+TEST_P(OmpEncodeTest, RowsOfHalvesMatchDefinition) {
+  std::mt19937 random(32);
+  for (const int head_dim : {24, 64, 96, 128, 200, 256}) {
+    for (const int sparsity : {16, 23}) {
+      SCOPED_TRACE(fmt::format("head_dim {} sparsity {}", head_dim, sparsity));
+      const HalfRows rows = RandomHalfRows(700, head_dim, random);
+      const std::vector<float> x = NoisyCombinations(rows.atoms, head_dim, 25, 0.2f, random);
+      const Codes codes = Encode(x, rows, sparsity);
+      EXPECT_GT(ExpectMatchesDefinition(codes, x, *rows.prepared), 0.8);
+    }
+  }
+}
+
+// Down to the last dimension atoms have little left that is not in the span of those taken: a GPU
+// goes on in double.
+TEST_P(OmpEncodeTest, NearlyDependentRowsOfHalvesMatchDefinition) {
+  std::mt19937 random(33);
+  for (const int head_dim : {12, 16, 40}) {
+    SCOPED_TRACE(head_dim);
+    const HalfRows rows = RandomHalfRows(head_dim * 3 / 2, head_dim, random);
+    const std::vector<float> x = RandomNormal(30 * head_dim, random);
+    const Codes codes = Encode(x, rows, head_dim);
+    EXPECT_GT(ExpectMatchesDefinition(codes, x, *rows.prepared), 0.5);
+  }
+}
+
+// Enough for the GPU's kernel of many vectors, which shares the functions of that of few.
+TEST_P(OmpEncodeTest, ManyVectorsAreCodedAsFewAre) {
+  if (!on_gpu()) GTEST_SKIP() << "the CPU's ways for many and for few are compared below";
+  std::mt19937 random(34);
+  const HalfRows rows = RandomHalfRows(1100, 128, random);
+  const int64_t n = 40'001;
+  std::vector<float> x = NoisyCombinations(rows.atoms, 128, n, 0.2f, random);
+  std::fill_n(x.begin() + 7 * 128, 300 * 128, 0.0f);  // more than a block takes
+  x[1000 * 128] = kNan;
+  for (const int sparsity : {5, 16, 20, 34}) {
+    SCOPED_TRACE(sparsity);
+    const Codes many = Encode(x, rows, sparsity);
+    EXPECT_EQ(many.n_non_finite, 1);
+    for (const int64_t begin : {int64_t{0}, int64_t{980}, int64_t{33'700}, n - 100}) {
+      const std::vector<float> part(x.begin() + begin * 128, x.begin() + (begin + 100) * 128);
+      const Codes few = Encode(part, rows, sparsity);
+      const auto same = [&](const auto& a, const auto& b, int64_t width) {
+        return std::memcmp(a.data(), b.data() + begin * width, a.size() * sizeof(a[0])) == 0;
+      };
+      EXPECT_TRUE(same(few.atoms, many.atoms, sparsity)) << begin;
+      EXPECT_TRUE(same(few.coefs, many.coefs, sparsity)) << begin;
+      EXPECT_TRUE(same(few.rel_error, many.rel_error, 1)) << begin;
+    }
+    const int64_t first = 30'000;
+    Codes some;
+    some.sparsity = sparsity;
+    some.atoms.assign(many.atoms.begin() + first * sparsity,
+                      many.atoms.begin() + (first + 20) * sparsity);
+    some.coefs.assign(many.coefs.begin() + first * sparsity,
+                      many.coefs.begin() + (first + 20) * sparsity);
+    some.rel_error.assign(20, 0);
+    const std::vector<float> some_x(x.begin() + first * 128, x.begin() + (first + 20) * 128);
+    EXPECT_GT(ExpectMatchesDefinition(some, some_x, *rows.prepared), 0.5);
+  }
 }
 
 TEST_P(OmpEncodeTest, RandomVectorsMatchDefinition) {

@@ -35,6 +35,26 @@ TEST(StreamTest, AGpuThatIsNotThereIsSaid) {
   EXPECT_FALSE(status.message().empty());
 }
 
+TEST(StreamTest, RanksShareTheThreads) {
+  const auto ranks = Stream::OpenRanks("cpu", 5, 2);
+  ASSERT_TRUE(ranks.ok());
+  ASSERT_EQ(ranks->size(), 2u);
+  for (const Stream& rank : *ranks) EXPECT_EQ(rank.threads(), 2);
+  EXPECT_EQ((*Stream::OpenRanks("cpu", 2, 4))[3].threads(), 1);
+}
+
+TEST(StreamTest, RanksThatCannotBeAreRefused) {
+  for (const int size : {0, -1, 9}) {
+    const absl::Status status = Stream::OpenRanks("cpu", 1, size).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_NE(status.message().find("1 to 8"), absl::string_view::npos) << status;
+  }
+  // One that is not there is named, and why it is needed.
+  const absl::Status status = Stream::OpenRanks("cuda:98", 1, 4).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_NE(status.message().find("4 GPUs from cuda:98 on"), absl::string_view::npos) << status;
+}
+
 TEST(StreamTest, ReleasedThreadsEndAndTheNextOpHasThemAgain) {
   const Stream stream = Stream::Cpu(3);
   const int64_t before = CountThreads();

@@ -430,6 +430,7 @@ grpc::Status FakeWorker::Describe(grpc::ServerContext* context, const v1::Sessio
   const auto session = Find(*request);
   if (!session.ok()) return rpc::ToGrpc(session.status());
   *response = ToProto(request->session_id(), *session);
+  absl::SleepFor(absl::Microseconds(describe_delay_us_.exchange(0)));
   absl::MutexLock lock(&mutex_);
   response->set_state(busy_.contains(request->session_id()) ? v1::SESSION_STATE_BUSY
                                                             : v1::SESSION_STATE_READY);

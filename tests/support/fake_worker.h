@@ -89,6 +89,10 @@ class FakeWorker final : public v1::WorkerService::Service {
   void set_append_delay(absl::Duration delay) {
     append_delay_us_ = absl::ToInt64Microseconds(delay);
   }
+  // The next answer of Describe is on its way for this long.
+  void set_describe_delay(absl::Duration delay) {
+    describe_delay_us_ = absl::ToInt64Microseconds(delay);
+  }
   // A cancelled call stays busy for this long: the rest of its step.
   void set_cancel_lag(absl::Duration lag) { cancel_lag_us_ = absl::ToInt64Microseconds(lag); }
   void set_n_pages_free(int64_t n_pages) { n_pages_free_ = n_pages; }
@@ -176,6 +180,7 @@ class FakeWorker final : public v1::WorkerService::Service {
 
   std::atomic<int64_t> token_delay_us_{0};
   std::atomic<int64_t> append_delay_us_{0};
+  std::atomic<int64_t> describe_delay_us_{0};
   std::atomic<int64_t> cancel_lag_us_{0};
   std::atomic<int64_t> n_pages_free_{0};
   std::atomic<int> n_runs_{0};

@@ -181,6 +181,21 @@ TEST(LocalPlanTest, WorkersRunWhereTheirDevicesAre) {
   EXPECT_TRUE(has(1, "--kv_memory=200"));
 }
 
+TEST(LocalPlanTest, AWorkerMayHaveSeveralGpus) {
+  LocalOptions options;
+  options.devices = {"cuda:0", "cuda:2"};
+  options.tensor_parallel = 2;
+  ASSERT_THAT(ResolveWorkers(&options), IsOk());
+  const auto workers = Workers(options, "/bin", "/data", "c:1", "s:2", 1000, 8);
+  ASSERT_EQ(workers.size(), 2u);
+  for (const ServerSpec& worker : workers) {
+    EXPECT_TRUE(std::ranges::count(worker.flags, "--tensor_parallel=2")) << worker.name;
+  }
+  options.devices = {"cuda:0", "cuda:1"};
+  EXPECT_THAT(ResolveWorkers(&options),
+              StatusIs(StatusCode::kInvalidArgument, "2 workers share cuda:0"));
+}
+
 TEST(LocalPlanTest, NumbersOfWorkersFollowFromTheDevices) {
   const auto resolved = [](std::vector<std::string> devices, int n_workers = 0,
                            std::string kv_memory = "") -> absl::StatusOr<int> {

@@ -266,14 +266,12 @@ TEST_F(EngineTest, OptionsOutsideTheirRangeAreRefused) {
   base::Metrics metrics("worker");
   EngineOptions options = Defaults();
   options.prefills_max = 0;
-  EXPECT_THAT(
-      Engine::Create(options, model_.transformer, nullptr, stream_, base::Clock::Real(), &metrics),
-      StatusIs(StatusCode::kInvalidArgument, "prefills_max is 0, allowed are 1 to 64"));
+  EXPECT_THAT(Engine::Create(options, model_, base::Clock::Real(), &metrics),
+              StatusIs(StatusCode::kInvalidArgument, "prefills_max is 0, allowed are 1 to 64"));
   options = Defaults();
   options.kv_memory_bytes = 1000;
-  EXPECT_THAT(
-      Engine::Create(options, model_.transformer, nullptr, stream_, base::Clock::Real(), &metrics),
-      StatusIs(StatusCode::kInvalidArgument, "--kv_memory"));
+  EXPECT_THAT(Engine::Create(options, model_, base::Clock::Real(), &metrics),
+              StatusIs(StatusCode::kInvalidArgument, "--kv_memory"));
 }
 
 }  // namespace

@@ -26,8 +26,8 @@ class EngineDeviceTest : public EngineTest, public testing::WithParamInterface<D
     if (!stream.ok()) GTEST_SKIP() << stream.status();
     gpu_model_ = tests::MakeTinyModel({.head_dim = 32, .dtype = GetParam().dtype}, *stream);
     metrics_.push_back(std::make_unique<base::Metrics>("worker"));
-    auto engine = Engine::Create(Defaults(), gpu_model_.transformer, gpu_model_.dictionary, *stream,
-                                 base::Clock::Real(), metrics_.back().get());
+    auto engine =
+        Engine::Create(Defaults(), gpu_model_, base::Clock::Real(), metrics_.back().get());
     ASSERT_THAT(engine, IsOk());
     gpu_ = *std::move(engine);
   }
@@ -54,7 +54,7 @@ class EngineDeviceTest : public EngineTest, public testing::WithParamInterface<D
     }
   }
 
-  tests::TinyModel gpu_model_;
+  std::vector<ModelRank> gpu_model_;
   std::unique_ptr<Engine> gpu_;
 };
 

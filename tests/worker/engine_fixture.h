@@ -103,9 +103,8 @@ class EngineTest : public testing::Test {
   void Restart(std::optional<EngineOptions> options) { engine_ = MakeEngine(options); }
   std::unique_ptr<Engine> MakeEngine(std::optional<EngineOptions> options) {
     metrics_.push_back(std::make_unique<base::Metrics>("worker"));
-    auto engine =
-        Engine::Create(options.value_or(Defaults()), model_.transformer, model_.dictionary, stream_,
-                       base::Clock::Real(), metrics_.back().get());
+    auto engine = Engine::Create(options.value_or(Defaults()), model_, base::Clock::Real(),
+                                 metrics_.back().get());
     EXPECT_TRUE(engine.ok()) << engine.status();
     return *std::move(engine);
   }
@@ -171,7 +170,7 @@ class EngineTest : public testing::Test {
   }
 
   kernels::Stream stream_;
-  tests::TinyModel model_;
+  std::vector<ModelRank> model_;
   std::vector<std::unique_ptr<base::Metrics>> metrics_;
   std::unique_ptr<Engine> engine_;
 };

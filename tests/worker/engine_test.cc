@@ -26,7 +26,7 @@ class ExactEngineTest : public EngineTest {
   ExactEngineTest() : EngineTest(F32Model()) {}
 
   void ExpectLogprobs(const Outcome& outcome, const std::vector<int32_t>& context) {
-    ExactDecoder decoder(*model_.transformer, stream_);
+    ExactDecoder decoder(*model_[0].transformer, stream_);
     std::vector<float> logits = *decoder.Append(context);
     for (const GeneratedToken& token : outcome.tokens) {
       double sum = 0;
@@ -273,8 +273,9 @@ TEST_F(EngineTest, BadRequestsAreRefusedAtOnce) {
 
 TEST_F(EngineTest, WithoutDictionariesOnlyDenseIsServed) {
   base::Metrics metrics("worker");
-  auto engine = Engine::Create(Defaults(), model_.transformer, nullptr, stream_,
-                               base::Clock::Real(), &metrics);
+  std::vector<ModelRank> model = model_;
+  model[0].dictionary = nullptr;
+  auto engine = Engine::Create(Defaults(), model, base::Clock::Real(), &metrics);
   ASSERT_THAT(engine, IsOk());
   EXPECT_THAT((*engine)->OpenSession({.session_id = "s"}),
               StatusIs(StatusCode::kFailedPrecondition, "use dense"));

@@ -29,6 +29,7 @@ class KvTest : public testing::Test {
     for (int layer = 0; layer < kLayers; ++layer) {
       dictionaries_.push_back({RandomDictionary(), RandomDictionary()});
     }
+    coders_[0].dictionaries = dictionaries_;
   }
   ~KvTest() override { EXPECT_EQ(pool_->usage().used_blocks, 0) << "a block leaked"; }
 
@@ -73,7 +74,7 @@ class KvTest : public testing::Test {
   // Codes what is due of one session, at the next step. How many vectors.
   absl::StatusOr<int64_t> CodeOne(SessionKv& kv) {
     SessionKv* const session = &kv;
-    CodedAhead coded = CodeAhead({&session, 1}, step_++, dictionaries_, 8, stream_, scratch_);
+    CodedAhead coded = CodeAhead({&session, 1}, step_++, 8, coders_, team_);
     if (!coded.statuses[0].ok()) return coded.statuses[0];
     return coded.n_vectors;
   }
@@ -122,6 +123,8 @@ class KvTest : public testing::Test {
   std::unique_ptr<PagePool> pool_;
   std::vector<LayerDictionaries> dictionaries_;
   CoderScratch scratch_;
+  std::vector<CoderOfRank> coders_ = {{.stream = &stream_, .scratch = &scratch_}};
+  kernels::RankTeam team_{1};
   int64_t step_ = 0;  // of CodeOne
 };
 

@@ -184,5 +184,34 @@ TEST(PagePoolDeathTest, ReleasingTwiceIsABug) {
   pool->Release(std::span(blocks).last(1));
 }
 
+// Two ranks: a block is there twice, at the same place of two arenas.
+TEST(PagePoolRanksTest, ABlockLiesAtTheSamePlaceOnEveryRank) {
+  const std::vector<kernels::Stream> streams(2, kernels::Stream::Cpu(1));
+  auto pool = *PagePool::CreateForRanks(4 * kSlab, kSlab, streams);
+  EXPECT_EQ(pool->n_ranks(), 2);
+  EXPECT_EQ(pool->n_slabs(), 2);
+  EXPECT_EQ(pool->usage().total_bytes, 4 * kSlab);
+  std::vector<uint8_t*> blocks(2);
+  ASSERT_TRUE(pool->Acquire(1024, blocks));
+  EXPECT_EQ(pool->usage().used_bytes, 2 * 2 * 1024u);
+  EXPECT_EQ(pool->At(blocks[0], 0), blocks[0]);
+  EXPECT_NE(pool->At(blocks[0], 1), blocks[0]);
+  EXPECT_EQ(pool->At(blocks[1], 1) - pool->At(blocks[0], 1), blocks[1] - blocks[0]);
+  // Copies of blocks are made on every rank, of host memory on the one that is named.
+  for (int rank = 0; rank < 2; ++rank) {
+    std::vector<uint8_t> bytes(1024, static_cast<uint8_t>(rank + 5));
+    pool->Upload({{{pool->At(blocks[0], rank), bytes.data(), bytes.size(), rank}}});
+  }
+  pool->CopyBlock(blocks[1], blocks[0], 1024);
+  for (int rank = 0; rank < 2; ++rank) {
+    std::vector<uint8_t> bytes(1024);
+    pool->Download({{{pool->At(blocks[1], rank), bytes.data(), bytes.size(), rank}}});
+    EXPECT_EQ(bytes, std::vector<uint8_t>(1024, static_cast<uint8_t>(rank + 5)));
+  }
+  pool->Release(blocks);
+  EXPECT_THAT(PagePool::CreateForRanks(2 * kSlab - 1, kSlab, streams),
+              StatusIs(StatusCode::kInvalidArgument, "raise --kv_memory"));
+}
+
 }  // namespace
 }  // namespace lexico::worker

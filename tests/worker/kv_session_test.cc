@@ -152,7 +152,7 @@ TEST_F(SessionKvTest, WhatIsCodedTogetherIsCodedToTheSameBits) {
       ASSERT_TRUE(CodeOne(*alone[i]).ok());
       batch.push_back(together[i].get());
     }
-    const CodedAhead coded = CodeAhead(batch, step, dictionaries_, 2, stream_, scratch_);
+    const CodedAhead coded = CodeAhead(batch, step, 2, coders_, team_);
     for (const absl::Status& status : coded.statuses) ASSERT_TRUE(status.ok()) << status;
   }
   for (int i = 0; i < 5; ++i) {
@@ -189,7 +189,7 @@ TEST_F(SessionKvTest, ARowThatIsNoNumberFailsItsOwnSessionOnly) {
     std::memset(bad->window_row(layer, false, 0), 0xff, 2 * kRowDim);
   }
   SessionKv* const sessions[] = {bad.get(), good.get()};
-  const CodedAhead coded = CodeAhead(sessions, 0, dictionaries_, 8, stream_, scratch_);
+  const CodedAhead coded = CodeAhead(sessions, 0, 8, coders_, team_);
   EXPECT_TRUE(absl::IsInternal(coded.statuses[0])) << coded.statuses[0];
   EXPECT_TRUE(coded.statuses[1].ok()) << coded.statuses[1];
   EXPECT_EQ(coded.n_vectors, 2 * 32 * kHeads);
@@ -257,7 +257,7 @@ TEST_F(SessionKvTest, PrefillSealsWhatDecodeWouldHave) {
                               stream_, scratch_)
                       .ok());
       const kernels::TensorView window(rows.data() + sealed * kRowDim, {n - sealed, kRowDim});
-      prefilled->ReplaceWindow(layer, window, window, stream_);
+      prefilled->ReplaceWindow(0, layer, window, window, stream_);
     }
     prefilled->CommitPrefill(n);
     EXPECT_EQ(prefilled->n_pages(), decoded->n_pages()) << n;

@@ -28,6 +28,7 @@ TEST(WorkerOptionsTest, TheDeviceDecidesOnTheMemory) {
   EXPECT_GT(cpu.kv_memory_bytes, 0u);
   WorkerOptions gpu;
   ASSERT_THAT(Parse({"--device", "cuda:1", "--prefill_memory", "3GiB"}, &gpu), IsOk());
+  EXPECT_EQ(gpu.tensor_parallel, 1);
   EXPECT_EQ(gpu.kv_memory_bytes, 0u);  // what the weights leave
   EXPECT_EQ(gpu.prefill_memory_bytes, size_t{3} << 30);
 }
@@ -38,6 +39,8 @@ TEST(WorkerOptionsTest, WrongValuesAreNamedWithTheirFlag) {
     const char* expected;
   } cases[] = {{{"--device", "gpu"}, "--device: device 'gpu' is none of cpu, cuda"},
                {{"--device", "cuda:x"}, "--device"},
+               {{"--tensor_parallel", "0"}, "--tensor_parallel"},
+               {{"--tensor_parallel", "9"}, "--tensor_parallel"},
                {{"--kv_memory", "3x"}, "--kv_memory: '3x'"},
                {{"--kv_memory", "0"}, "--kv_memory: 0 has no room"},
                {{"--prefill_memory", "-1"}, "--prefill_memory"},

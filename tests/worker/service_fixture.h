@@ -26,8 +26,8 @@ using tests::StatusIs;
 inline constexpr char kModelDir[] = "models/lexico-20m";  // tests run at the root of the repository
 
 struct Model {
-  std::shared_ptr<const Transformer> transformer;
-  std::shared_ptr<const ModelDictionary> dictionary;
+  std::vector<ModelRank> ranks;
+  std::shared_ptr<const Transformer> transformer;  // of the first
   TextModel text;
 };
 
@@ -35,10 +35,8 @@ inline const Model& EmbeddedModel() {
   static const Model& model = *[] {
     auto* m = new Model;
     const auto stream = kernels::Stream::Cpu(1);
-    m->transformer = *Transformer::Load(kModelDir, stream);
-    m->dictionary =
-        *ModelDictionary::Load(*FindDefaultDictionary(kModelDir), m->transformer->config(),
-                               m->transformer->fingerprint(), stream);
+    m->ranks = *LoadModelRanks(kModelDir, *FindDefaultDictionary(kModelDir), {&stream, 1});
+    m->transformer = m->ranks[0].transformer;
     m->text = *LoadTextModel(kModelDir, m->transformer->config());
     return m;
   }();
@@ -59,8 +57,7 @@ class TestWorker {
         writer_->Push(session, std::move(pages));
       };
     }
-    engine_ = *Engine::Create(options, EmbeddedModel().transformer, EmbeddedModel().dictionary,
-                              kernels::Stream::Cpu(1), base::Clock::Real(), &metrics_);
+    engine_ = *Engine::Create(options, EmbeddedModel().ranks, base::Clock::Real(), &metrics_);
     if (client != nullptr) {
       store_ = std::make_unique<SessionStore>(client, writer_.get(), engine_.get(), &table_,
                                               "lexico-20m", &metrics_);

@@ -90,25 +90,17 @@ std::string Dictionaries(const TinyModelOptions& o) {
 
 }  // namespace
 
-TinyModel MakeTinyModel(const TinyModelOptions& options, const kernels::Stream& stream) {
+std::vector<worker::ModelRank> MakeTinyModel(const TinyModelOptions& options,
+                                             std::span<const kernels::Stream> streams) {
   TempDir dir;
   dir.Write("config.json", Config(options));
   dir.Write("model.safetensors", Weights(options));
   dir.Write("dictionary.safetensors", Dictionaries(options));
-  auto transformer = worker::Transformer::Load(dir.path(), stream);
-  if (!transformer.ok()) {
-    base::CheckFailed(__FILE__, __LINE__, std::string(transformer.status().message()));
+  auto ranks = worker::LoadModelRanks(dir.path(), dir.path() + "/dictionary.safetensors", streams);
+  if (!ranks.ok()) {
+    base::CheckFailed(__FILE__, __LINE__, std::string(ranks.status().message()));
   }
-  TinyModel model;
-  model.transformer = *std::move(transformer);
-  auto dictionary = worker::ModelDictionary::Load(dir.path() + "/dictionary.safetensors",
-                                                  model.transformer->config(),
-                                                  model.transformer->fingerprint(), stream);
-  if (!dictionary.ok()) {
-    base::CheckFailed(__FILE__, __LINE__, std::string(dictionary.status().message()));
-  }
-  model.dictionary = *std::move(dictionary);
-  return model;
+  return *std::move(ranks);
 }
 
 }  // namespace lexico::tests

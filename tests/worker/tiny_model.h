@@ -3,13 +3,13 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "kernels/api/stream.h"
 #include "tests/support/temp_dir.h"
-#include "worker/model/dictionary_file.h"
-#include "worker/model/transformer.h"
+#include "worker/model/model_rank.h"
 
 namespace lexico::tests {
 
@@ -28,12 +28,13 @@ struct TinyModelOptions {
   uint64_t seed = 1;
 };
 
-struct TinyModel {
-  std::shared_ptr<const worker::Transformer> transformer;
-  std::shared_ptr<const worker::ModelDictionary> dictionary;
-};
-
-// Writes the files and loads them. CHECK-fails when that does not work: it is the tests' own bug.
-TinyModel MakeTinyModel(const TinyModelOptions& options, const kernels::Stream& stream);
+// Writes the files and loads them, on one stream or split over several. CHECK-fails when that does
+// not work: it is the tests' own bug.
+std::vector<worker::ModelRank> MakeTinyModel(const TinyModelOptions& options,
+                                             std::span<const kernels::Stream> streams);
+inline std::vector<worker::ModelRank> MakeTinyModel(const TinyModelOptions& options,
+                                                    const kernels::Stream& stream) {
+  return MakeTinyModel(options, {&stream, 1});
+}
 
 }  // namespace lexico::tests

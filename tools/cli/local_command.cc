@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "proto/base/limits.h"
 #include "proto/base/options.h"
 #include "proto/base/status.h"
 #include "tools/cli/command.h"
@@ -122,6 +123,11 @@ void AddLocalCommand(CLI::App& app, Command& command) {
       ->delimiter(',')
       ->capture_default_str();
   local
+      ->add_option("--tensor-parallel", options->tensor_parallel,
+                   "GPUs of each worker that share its model, consecutive ones from its own on")
+      ->check(CLI::Range(1, base::kRanksMax))
+      ->capture_default_str();
+  local
       ->add_option("--data-dir", options->data_dir,
                    "Where sessions and logs live (default: a temporary folder, removed at the end "
                    "unless that is an error)")
@@ -158,6 +164,7 @@ Examples:
   lexico local
   lexico local --model ~/models/my-llama --workers 1 --data-dir ~/lexico-data
   lexico local --device cuda          one worker on the first GPU; cuda:0,cuda:1 for two on two
+  lexico local --device cuda --tensor-parallel 2      one worker on the first two GPUs
   lexico local --port 0 --json        for scripts: addresses as JSON, then "ready")");
   Bind(local, command, options, &Local);
 }

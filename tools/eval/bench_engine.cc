@@ -3,18 +3,25 @@
 //
 // For each profile and each number of tokens: one Append of that many tokens to an empty session,
 // then --new greedy tokens in each of --sessions sessions at once (bench_measure.h). Times of the
-// prefill are the engine's own (CallTiming). With --moves instead how fast a session goes to the
-// host and comes back (bench_moves.h).
+// prefill are the engine's own (CallTiming). Of a split model the share of its collective calls is
+// what they take alone, one after another (bench_collectives.h). With --moves instead how fast a
+// session goes to the host and comes back (bench_moves.h).
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
 #include <iostream>
+#include <memory>
 #include <nlohmann/json.hpp>
+#include <span>
+#include <utility>
+#include <vector>
 
 #include "kernels/api/matmul.h"
 #include "kernels/cpu/openmp.h"
+#include "proto/base/limits.h"
 #include "proto/base/options.h"
 #include "proto/base/status.h"
+#include "tools/eval/bench_collectives.h"
 #include "tools/eval/bench_measure.h"
 #include "tools/eval/bench_moves.h"
 #include "worker/engine/engine.h"
@@ -33,6 +40,7 @@ struct Options {
   std::vector<int> sessions = {1};
   int n_new = 64;
   std::string device = "cpu";
+  int tensor_parallel = 1;
   int threads = 0;
   std::string kv_memory;
   bool moves = false;
@@ -40,6 +48,12 @@ struct Options {
 };
 
 double Seconds(absl::Duration duration) { return absl::ToDoubleSeconds(duration); }
+
+// Of a split model, seconds of one rank waiting for and moving what the others have.
+struct Collectives {
+  double prefill = 0;
+  double step = 0;
+};
 
 double PrefillRate(const BenchRow& row) {
   return row.n_tokens / Seconds(row.append.timing.prefill + row.append.timing.coding);
@@ -58,6 +72,19 @@ double FractionOfFp16(const worker::KvMemory& memory) {
 double StepBytes(const BenchRow& row, size_t weight_bytes) {
   return static_cast<double>(weight_bytes) +
          row.n_sessions * static_cast<double>(row.session.memory.held_bytes());
+}
+
+void PrintCollectives(const std::vector<BenchRow>& rows, const std::vector<Collectives>& shares) {
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const BenchRow& row = rows[i];
+    const double prefill = Seconds(row.append.timing.prefill + row.append.timing.coding);
+    std::cout << fmt::format(
+        "collectives, {:<10} {:>7} tokens, {:>3} sessions: prefill {:.3f} s ({:.0f} %), step "
+        "{:.2f} ms ({:.0f} %)\n",
+        row.profile, row.n_tokens, row.n_sessions, shares[i].prefill,
+        100 * shares[i].prefill / prefill, 1e3 * shares[i].step,
+        100 * shares[i].step / row.step_seconds());
+  }
 }
 
 void PrintTable(const std::vector<BenchRow>& rows, size_t weight_bytes, const char* matrix_unit) {
@@ -81,11 +108,13 @@ void PrintTable(const std::vector<BenchRow>& rows, size_t weight_bytes, const ch
   }
 }
 
-void PrintJson(const std::vector<BenchRow>& rows, size_t weight_bytes, const char* matrix_unit) {
+void PrintJson(const std::vector<BenchRow>& rows, const std::vector<Collectives>& shares,
+               size_t weight_bytes, const char* matrix_unit) {
   nlohmann::json out = {{"matrix_unit", matrix_unit},
                         {"weight_bytes", weight_bytes},
                         {"rows", nlohmann::json::array()}};
-  for (const BenchRow& row : rows) {
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const BenchRow& row = rows[i];
     const auto& prefill = row.append.timing;
     const worker::KvMemory& memory = row.session.memory;
     out["rows"].push_back(
@@ -96,6 +125,8 @@ void PrintJson(const std::vector<BenchRow>& rows, size_t weight_bytes, const cha
          {"prefill_matrix_seconds", Seconds(prefill.prefill - prefill.prefill_attention)},
          {"prefill_attention_seconds", Seconds(prefill.prefill_attention)},
          {"prefill_coding_seconds", Seconds(prefill.coding)},
+         {"prefill_collective_seconds", shares[i].prefill},
+         {"decode_step_collective_seconds", shares[i].step},
          {"decode_tokens_per_second", row.tokens_per_second()},
          {"decode_step_seconds", row.step_seconds()},
          {"decode_step_bytes", StepBytes(row, weight_bytes)},
@@ -203,22 +234,34 @@ absl::Status BenchMoves(const Options& options, const BusCeilings& bus, worker::
   return absl::OkStatus();
 }
 
-absl::Status BenchSteps(const Options& options, const kernels::Stream& stream,
-                        const worker::Transformer& transformer, worker::Engine& engine) {
+absl::Status BenchSteps(const Options& options, std::span<const worker::ModelRank> ranks,
+                        std::unique_ptr<worker::Engine> engine) {
   std::vector<BenchRow> rows;
   for (const int n_tokens : options.tokens) {
     for (const std::string& profile : options.profiles) {
       LEXICO_ASSIGN_OR_RETURN(const std::vector<BenchRow> measured,
-                              MeasureEngine(engine, {.profile = profile,
-                                                     .n_tokens = n_tokens,
-                                                     .n_sessions = options.sessions,
-                                                     .n_new = options.n_new}));
+                              MeasureEngine(*engine, {.profile = profile,
+                                                      .n_tokens = n_tokens,
+                                                      .n_sessions = options.sessions,
+                                                      .n_new = options.n_new}));
       rows.insert(rows.end(), measured.begin(), measured.end());
     }
   }
-  const char* const unit = kernels::MatMulUnit(stream);
-  options.json ? PrintJson(rows, transformer.weight_bytes(), unit)
-               : PrintTable(rows, transformer.weight_bytes(), unit);
+  engine.reset();  // its memory is needed
+  std::vector<Collectives> shares;
+  size_t weight_bytes = 0;
+  for (const BenchRow& row : rows) {
+    shares.push_back({.prefill = MeasureCollectives(ranks, row.n_tokens, 1),
+                      .step = MeasureCollectives(ranks, row.n_sessions, row.n_sessions)});
+  }
+  for (const worker::ModelRank& rank : ranks) weight_bytes += rank.transformer->weight_bytes();
+  const char* const unit = kernels::MatMulUnit(ranks[0].stream);
+  if (options.json) {
+    PrintJson(rows, shares, weight_bytes, unit);
+  } else {
+    PrintTable(rows, weight_bytes, unit);
+    if (ranks.size() > 1) PrintCollectives(rows, shares);
+  }
   return absl::OkStatus();
 }
 
@@ -227,30 +270,27 @@ absl::Status Bench(const Options& options) {
   if (!options.kv_memory.empty()) {
     LEXICO_RETURN_IF_ERROR(base::ParseByteSize(options.kv_memory, &kv_memory));
   }
-  LEXICO_ASSIGN_OR_RETURN(const kernels::Stream stream,
-                          kernels::Stream::Open(options.device, options.threads));
+  LEXICO_ASSIGN_OR_RETURN(
+      const std::vector<kernels::Stream> streams,
+      kernels::Stream::OpenRanks(options.device, options.threads, options.tensor_parallel));
   BusCeilings bus;  // before the engine takes the device's memory
   if (options.moves) {
-    LEXICO_ASSIGN_OR_RETURN(bus, MeasureBus(stream));
+    LEXICO_ASSIGN_OR_RETURN(bus, MeasureBus(streams[0]));
   }
-  LEXICO_ASSIGN_OR_RETURN(std::shared_ptr<const worker::Transformer> transformer,
-                          worker::Transformer::Load(options.model_dir, stream));
   std::string dictionary_path = options.dictionary;
   if (dictionary_path.empty()) {
     LEXICO_ASSIGN_OR_RETURN(dictionary_path, worker::FindDefaultDictionary(options.model_dir));
   }
-  LEXICO_ASSIGN_OR_RETURN(const std::shared_ptr<const worker::ModelDictionary> dictionary,
-                          worker::ModelDictionary::Load(dictionary_path, transformer->config(),
-                                                        transformer->fingerprint(), stream));
+  LEXICO_ASSIGN_OR_RETURN(const std::vector<worker::ModelRank> ranks,
+                          worker::LoadModelRanks(options.model_dir, dictionary_path, streams));
   base::Metrics metrics("bench");
-  LEXICO_ASSIGN_OR_RETURN(
-      const std::unique_ptr<worker::Engine> engine,
-      worker::Engine::Create({.kv_memory_bytes = kv_memory,
-                              .waiting_max = kSessionsMax,
-                              .decode_seqs_max = kSessionsMax},
-                             transformer, dictionary, stream, base::Clock::Real(), &metrics));
+  LEXICO_ASSIGN_OR_RETURN(std::unique_ptr<worker::Engine> engine,
+                          worker::Engine::Create({.kv_memory_bytes = kv_memory,
+                                                  .waiting_max = kSessionsMax,
+                                                  .decode_seqs_max = kSessionsMax},
+                                                 ranks, base::Clock::Real(), &metrics));
   return options.moves ? BenchMoves(options, bus, *engine)
-                       : BenchSteps(options, stream, *transformer, *engine);
+                       : BenchSteps(options, ranks, std::move(engine));
 }
 
 int Main(int argc, char** argv) {
@@ -268,6 +308,10 @@ int Main(int argc, char** argv) {
       ->capture_default_str()
       ->check(CLI::Range(2, 4096));
   app.add_option("--device", options.device, "cpu, cuda, cuda:1, ...")->capture_default_str();
+  app.add_option("--tensor_parallel", options.tensor_parallel,
+                 "devices that share the model, consecutive ones from --device's on")
+      ->check(CLI::Range(1, base::kRanksMax))
+      ->capture_default_str();
   app.add_option("--threads", options.threads, "0: all processors")->capture_default_str();
   app.add_option("--kv_memory", options.kv_memory,
                  "page pool (default: 2GiB; on a device all that is left)");

@@ -75,13 +75,18 @@ absl::Status CopySession(Engine& engine, const worker::SessionSnapshot& snapshot
   return engine.FinishImport(name, std::move(import)).status();
 }
 
+// Of the pool, what is left free: slabs that are not full, and windows of sessions that begin.
+constexpr int64_t kPoolShareLeft = 32;
+
 // Whether another session of the size of the first fits, with the pages that all of them seal
 // while they decode.
 bool HasRoom(const Engine& engine, int n_sessions, int64_t bytes_of_growth) {
   const worker::KvMemory memory = engine.Describe(SessionName(0))->memory;
   const worker::EngineLoad load = engine.load();
   const auto free = static_cast<int64_t>(load.pool.total_bytes - load.pool.used_bytes);
-  return free >= static_cast<int64_t>(memory.held_bytes()) + (n_sessions + 1) * bytes_of_growth;
+  const auto left = static_cast<int64_t>(load.pool.total_bytes) / kPoolShareLeft;
+  return free - left >=
+         static_cast<int64_t>(memory.held_bytes()) + (n_sessions + 1) * bytes_of_growth;
 }
 
 // One Generate that all others of its batch run beside.

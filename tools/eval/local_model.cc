@@ -5,8 +5,7 @@
 #include "absl/synchronization/notification.h"
 #include "proto/base/clock.h"
 #include "proto/base/status.h"
-#include "worker/model/dictionary_file.h"
-#include "worker/model/transformer.h"
+#include "worker/model/model_rank.h"
 
 namespace lexico::eval {
 
@@ -19,21 +18,17 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Load(const LocalModelOpt
   LEXICO_ASSIGN_OR_RETURN(const auto chat_template,
                           worker::ChatTemplate::Load(dir + "/tokenizer_config.json"));
   LEXICO_ASSIGN_OR_RETURN(model->pieces_, chat_template->turn_pieces());
-  LEXICO_ASSIGN_OR_RETURN(std::shared_ptr<const worker::Transformer> transformer,
-                          worker::Transformer::Load(dir, stream));
   std::string path = options.dictionary;
   if (path.empty()) {
     LEXICO_ASSIGN_OR_RETURN(path, worker::FindDefaultDictionary(dir));
   }
-  LEXICO_ASSIGN_OR_RETURN(const auto dictionary,
-                          worker::ModelDictionary::Load(path, transformer->config(),
-                                                        transformer->fingerprint(), stream));
+  LEXICO_ASSIGN_OR_RETURN(auto ranks, worker::LoadModelRanks(dir, path, {&stream, 1}));
   worker::EngineOptions engine_options;
   engine_options.kv_memory_bytes = options.kv_memory_bytes;
   engine_options.tokenizer = model->tokenizer_->fingerprint();
-  LEXICO_ASSIGN_OR_RETURN(model->engine_,
-                          worker::Engine::Create(engine_options, transformer, dictionary, stream,
-                                                 base::Clock::Real(), &model->metrics_));
+  LEXICO_ASSIGN_OR_RETURN(
+      model->engine_, worker::Engine::Create(engine_options, std::move(ranks), base::Clock::Real(),
+                                             &model->metrics_));
   return model;
 }
 

@@ -3,8 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
+#include <span>
 #include <utility>
 
+#include "proto/base/check.h"
 #include "proto/base/limits.h"
 #include "proto/base/options.h"
 #include "proto/base/profile.h"
@@ -42,21 +45,79 @@ absl::Status ReserveDevice(int n_atoms, ForwardContext* context) {
                                         context->batch_pages_max(), context->stream);
 }
 
-// Of a device, for keys and values, when all else has its memory but the decode step, which takes
-// its own behind the pool.
-absl::StatusOr<size_t> WhatIsLeft(const EngineOptions& options, ForwardContext* context) {
+// Of the ranks' devices together, for keys and values, when all else has its memory but the decode
+// step, which takes its own behind the pool. The rank with the least decides.
+absl::StatusOr<size_t> WhatIsLeft(const EngineOptions& options,
+                                  std::span<const std::unique_ptr<ForwardContext>> contexts) {
   // For what the driver takes by itself: modules that are loaded at first use, its own pages.
   constexpr size_t kMargin = size_t{512} << 20;
-  const size_t free = context->stream.device()->FreeBytes();
-  const size_t needed =
-      kMargin + DecodeStep(context).BytesOfDevice(options.decode_seqs_max,
-                                                  PagesOfSteps(options, context->config()));
-  if (free > needed) return free - needed;
-  return absl::ResourceExhaustedError(fmt::format(
-      "{}: {} are free for keys and values, steps need {} of them; use a model with fewer weights, "
-      "or less --prefill_memory",
-      context->stream.device()->name(), base::HumanBytes(static_cast<double>(free)),
-      base::HumanBytes(static_cast<double>(needed))));
+  size_t least = std::numeric_limits<size_t>::max();
+  for (const auto& context : contexts) {
+    const size_t free = context->stream.device()->FreeBytes();
+    const size_t needed = kMargin + DecodeRank(context.get())
+                                        .BytesOfDevice(options.decode_seqs_max,
+                                                       PagesOfSteps(options, context->config()));
+    if (free <= needed) {
+      return absl::ResourceExhaustedError(fmt::format(
+          "{}: {} are free for keys and values, steps need {} of them; use a model with fewer "
+          "weights, or less --prefill_memory",
+          context->stream.device()->name(), base::HumanBytes(static_cast<double>(free)),
+          base::HumanBytes(static_cast<double>(needed))));
+    }
+    least = std::min(least, free - needed);
+  }
+  return contexts.size() * least;
+}
+
+KvShape ShapeOf(const ModelConfig& model, const ModelConfig& local, int n_ranks) {
+  return {.n_layers = model.n_layers,
+          .n_kv_heads = local.n_kv_heads,
+          .head_dim = model.head_dim,
+          .cache_type = CacheType(model),
+          .n_ranks = n_ranks,
+          .n_replicas = local.n_kv_heads * n_ranks / model.n_kv_heads};
+}
+
+// With all memory but that of keys and values.
+absl::StatusOr<std::unique_ptr<ForwardContext>> MakeContext(const EngineOptions& options,
+                                                            const ModelRank& model, int rank,
+                                                            int n_ranks, base::Clock* clock) {
+  auto context = std::unique_ptr<ForwardContext>(
+      new ForwardContext{.transformer = model.transformer, .stream = model.stream, .rank = rank});
+  context->clock = clock;
+  const ModelConfig& local = context->config();
+  context->shape = ShapeOf(model.transformer->config(), local, n_ranks);
+  int n_atoms = 0;
+  if (model.dictionary != nullptr) {
+    n_atoms = model.dictionary->n_atoms();
+    for (int layer = 0; layer < local.n_layers; ++layer) {
+      const DictionaryPair& pair = model.dictionary->layer(layer);
+      context->dictionaries.push_back({pair.k, pair.v});
+    }
+  }
+  if (context->on_device()) LEXICO_RETURN_IF_ERROR(ReserveDevice(n_atoms, context.get()));
+  const size_t prefill_bytes = options.prefill_memory_bytes > 0
+                                   ? options.prefill_memory_bytes
+                                   : PrefillRank::WorkBytes(*context, 0, local.max_positions);
+  LEXICO_ASSIGN_OR_RETURN(context->arena, WorkArena::Create(prefill_bytes, model.stream));
+  return context;
+}
+
+absl::StatusOr<std::unique_ptr<PagePool>> MakePool(
+    const EngineOptions& options, std::span<const std::unique_ptr<ForwardContext>> contexts) {
+  size_t kv_bytes = options.kv_memory_bytes;
+  if (kv_bytes == 0 && contexts[0]->on_device()) {
+    LEXICO_ASSIGN_OR_RETURN(kv_bytes, WhatIsLeft(options, contexts));
+  }
+  // The largest block: a session's windows, which hold more tokens than a block of dense pages.
+  const KvLayout dense = MakeKvLayout(contexts[0]->shape, base::Profile{.name = "dense"}, 0);
+  StagingOptions staging;
+  staging.half_bytes = std::max(staging.half_bytes, BlockBytes(dense.StoredPage().payload_bytes()));
+  std::vector<kernels::Stream> streams;
+  for (const auto& context : contexts) streams.push_back(context->stream);
+  return PagePool::CreateForRanks(
+      kv_bytes, std::max(kSlabBytesMin, kLargestBlocksPerSlab * dense.window_block_bytes()),
+      streams, staging);
 }
 
 absl::Status CheckOption(const char* name, int value, int min, int max) {
@@ -67,49 +128,29 @@ absl::Status CheckOption(const char* name, int value, int min, int max) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
-    const EngineOptions& options, std::shared_ptr<const Transformer> transformer,
-    std::shared_ptr<const ModelDictionary> dictionary, const kernels::Stream& stream,
-    base::Clock* clock, base::Metrics* metrics) {
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options,
+                                                       std::vector<ModelRank> ranks,
+                                                       base::Clock* clock, base::Metrics* metrics) {
   LEXICO_RETURN_IF_ERROR(CheckOption("waiting_max", options.waiting_max, 1, 1 << 16));
   LEXICO_RETURN_IF_ERROR(CheckOption("prefills_max", options.prefills_max, 1, 64));
   LEXICO_RETURN_IF_ERROR(CheckOption("decode_seqs_max", options.decode_seqs_max, 1, 4096));
-  const ModelConfig& config = transformer->config();
-  ForwardContext context{.transformer = transformer, .stream = stream, .clock = clock};
-  context.shape = {.n_layers = config.n_layers,
-                   .n_kv_heads = config.n_kv_heads,
-                   .head_dim = config.head_dim,
-                   .cache_type = CacheType(config)};
-  KvIdentity identity{.model = transformer->fingerprint(), .tokenizer = options.tokenizer};
+  LEXICO_CHECK(!ranks.empty());
+  std::vector<std::unique_ptr<ForwardContext>> contexts;
+  for (size_t rank = 0; rank < ranks.size(); ++rank) {
+    LEXICO_ASSIGN_OR_RETURN(auto context, MakeContext(options, ranks[rank], static_cast<int>(rank),
+                                                      static_cast<int>(ranks.size()), clock));
+    contexts.push_back(std::move(context));
+  }
+  LEXICO_ASSIGN_OR_RETURN(std::unique_ptr<PagePool> pool, MakePool(options, contexts));
+  KvIdentity identity{.model = ranks[0].transformer->fingerprint(), .tokenizer = options.tokenizer};
   int n_atoms = 0;
-  if (dictionary != nullptr) {
-    n_atoms = dictionary->n_atoms();
-    identity.dictionary = dictionary->fingerprint();
-    for (int layer = 0; layer < config.n_layers; ++layer) {
-      context.dictionaries.push_back({dictionary->layer(layer).k, dictionary->layer(layer).v});
-    }
+  if (ranks[0].dictionary != nullptr) {
+    identity.dictionary = ranks[0].dictionary->fingerprint();
+    n_atoms = ranks[0].dictionary->n_atoms();
   }
-  if (context.on_device()) LEXICO_RETURN_IF_ERROR(ReserveDevice(n_atoms, &context));
-  const size_t prefill_bytes = options.prefill_memory_bytes > 0
-                                   ? options.prefill_memory_bytes
-                                   : PrefillJob::WorkBytes(context, 0, config.max_positions);
-  LEXICO_ASSIGN_OR_RETURN(context.arena, WorkArena::Create(prefill_bytes, stream));
-  size_t kv_bytes = options.kv_memory_bytes;
-  if (kv_bytes == 0 && context.on_device()) {
-    LEXICO_ASSIGN_OR_RETURN(kv_bytes, WhatIsLeft(options, &context));
-  }
-  // The largest block: a session's windows, which hold more tokens than a block of dense pages.
-  const KvLayout dense = MakeKvLayout(context.shape, base::Profile{.name = "dense"}, 0);
-  StagingOptions staging;
-  staging.half_bytes = std::max(staging.half_bytes, BlockBytes(dense.page_bytes()));
-  LEXICO_ASSIGN_OR_RETURN(
-      std::unique_ptr<PagePool> pool,
-      PagePool::Create(kv_bytes,
-                       std::max(kSlabBytesMin, kLargestBlocksPerSlab * dense.window_block_bytes()),
-                       stream, staging));
   // From here on ops run on the engine's thread.
-  stream.ReleaseThreads();
-  auto impl = std::make_unique<Impl>(options, std::move(pool), std::move(context), n_atoms,
+  ranks[0].stream.ReleaseThreads();
+  auto impl = std::make_unique<Impl>(options, std::move(pool), std::move(contexts), n_atoms,
                                      identity, metrics);
   LEXICO_RETURN_IF_ERROR(impl->Start());
   return std::unique_ptr<Engine>(new Engine(std::move(impl)));

@@ -31,15 +31,13 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "kernels/api/stream.h"
 #include "proto/base/clock.h"
 #include "proto/base/metrics.h"
 #include "worker/kv/page_pool.h"
 #include "worker/kv/session_kv.h"
 #include "worker/kv/snapshot.h"
-#include "worker/model/dictionary_file.h"
+#include "worker/model/model_rank.h"
 #include "worker/model/sampler.h"
-#include "worker/model/transformer.h"
 
 namespace lexico::worker {
 
@@ -48,8 +46,8 @@ using PageSink = std::function<void(const std::string& session_id, std::vector<P
 
 struct EngineOptions {
   // -- Capacity -----------------------------------------------------------------------------------
-  // Memory for pages and windows, taken at start. 0, on a device only: all that is left when
-  // prompts and steps have theirs.
+  // Memory for pages and windows, of all ranks of the model together, taken at start. 0, on devices
+  // only: all that is left when prompts and steps have theirs.
   size_t kv_memory_bytes = size_t{2} << 30;
   // Calls that wait for their first step; one more is RESOURCE_EXHAUSTED "queue_full".
   int waiting_max = 64;
@@ -57,7 +55,7 @@ struct EngineOptions {
   // F32 and one layer's keys and values, hidden_dim * 4 + kv_dim * 8 bytes a token on a CPU,
   // hidden_dim * 4 + kv_dim * 4 on a GPU.
   int prefills_max = 4;
-  // Of a GPU: memory for that, taken at start; a prompt that needs more is refused. 0: what one
+  // Of every GPU: memory for that, taken at start; a prompt that needs more is refused. 0: what one
   // prompt of the model's longest context needs.
   size_t prefill_memory_bytes = 0;
   // Sequences of one decode step; more take turns.
@@ -182,14 +180,13 @@ using CallId = uint64_t;
 
 class Engine {
  public:
-  // Takes the memory and starts the thread. `transformer` and `dictionary` are on the device of
-  // `stream`; `dictionary` may be null: then only `dense` is served.
+  // Takes the memory and starts the thread. `ranks`: a model (worker/model/model_rank.h), whole or
+  // split; without dictionaries only `dense` is served.
   // `clock` and `metrics` must outlive the engine. Errors: InvalidArgument for options (with the
   // option's name, its value and the range), those of PagePool::Create.
-  static absl::StatusOr<std::unique_ptr<Engine>> Create(
-      const EngineOptions& options, std::shared_ptr<const Transformer> transformer,
-      std::shared_ptr<const ModelDictionary> dictionary, const kernels::Stream& stream,
-      base::Clock* clock, base::Metrics* metrics);
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineOptions& options,
+                                                        std::vector<ModelRank> ranks,
+                                                        base::Clock* clock, base::Metrics* metrics);
   // Ends running calls with Unavailable "engine_stopping", then joins the thread. Snapshots and
   // imports must be gone before.
   ~Engine();

@@ -235,7 +235,7 @@ absl::Status Engine::Impl::CheckFits(const Session& session, Sequence& sequence)
         kReasonContextFull);
   }
   const size_t work_bytes =
-      PrefillJob::WorkBytes(context_, kv.n_tokens(), std::max<int64_t>(n_pending + n_ids, 1));
+      PrefillRank::WorkBytes(context_, kv.n_tokens(), std::max<int64_t>(n_pending + n_ids, 1));
   if (work_bytes > context_.arena->bytes_max()) {
     return WithReason(
         absl::ResourceExhaustedError(fmt::format(

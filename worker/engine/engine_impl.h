@@ -19,7 +19,7 @@
 #include "worker/engine/decode_step.h"
 #include "worker/engine/engine.h"
 #include "worker/engine/engine_metrics.h"
-#include "worker/engine/forward_context.h"
+#include "worker/engine/forward_ranks.h"
 #include "worker/engine/scheduler.h"
 #include "worker/engine/sequence.h"
 #include "worker/model/sampler.h"
@@ -33,8 +33,9 @@ inline int64_t PagesOfSteps(const EngineOptions& options, const ModelConfig& con
 
 class Engine::Impl {
  public:
-  Impl(const EngineOptions& options, std::unique_ptr<PagePool> pool, ForwardContext context,
-       int n_atoms, const KvIdentity& identity, base::Metrics* metrics);
+  Impl(const EngineOptions& options, std::unique_ptr<PagePool> pool,
+       std::vector<std::unique_ptr<ForwardContext>> contexts, int n_atoms,
+       const KvIdentity& identity, base::Metrics* metrics);
   // Takes the memory of steps and starts the thread.
   absl::Status Start();
   ~Impl();
@@ -110,7 +111,8 @@ class Engine::Impl {
   EngineMetrics metrics_;
 
   // Of the engine's thread.
-  ForwardContext context_;
+  ForwardRanks ranks_;
+  const ForwardContext& context_;  // of the first rank
   DecodeStep decode_step_;
   Sampler sampler_;
   int64_t n_decode_steps_ = 0;

@@ -23,20 +23,21 @@ constexpr absl::Duration kGaugeInterval = absl::Milliseconds(250);
 }  // namespace
 
 Engine::Impl::Impl(const EngineOptions& options, std::unique_ptr<PagePool> pool,
-                   ForwardContext context, int n_atoms, const KvIdentity& identity,
-                   base::Metrics* metrics)
+                   std::vector<std::unique_ptr<ForwardContext>> contexts, int n_atoms,
+                   const KvIdentity& identity, base::Metrics* metrics)
     : options_(options),
       pool_(std::move(pool)),
       n_atoms_(n_atoms),
       identity_(identity),
-      clock_(context.clock),
-      default_layout_(MakeKvLayout(context.shape,
+      clock_(contexts[0]->clock),
+      default_layout_(MakeKvLayout(contexts[0]->shape,
                                    *base::ParseProfile(base::ListedProfiles(
-                                       base::SparsityMax(context.shape.head_dim, n_atoms))[0]),
+                                       base::SparsityMax(contexts[0]->shape.head_dim, n_atoms))[0]),
                                    n_atoms)),
       metrics_(metrics),
-      context_(std::move(context)),
-      decode_step_(&context_),
+      ranks_(std::move(contexts)),
+      context_(ranks_.first()),
+      decode_step_(&ranks_),
       logits_(context_.config().vocab_size) {}
 
 absl::Status Engine::Impl::Start() {
@@ -212,7 +213,7 @@ absl::Status Engine::Impl::Admit(Sequence& sequence) {
   if (kv.pending().empty()) kv.PopRow();
   sequence.usage.n_context_tokens = kv.n_tokens();
   sequence.usage.n_prompt_tokens = static_cast<int64_t>(kv.pending().size());
-  auto job = PrefillJob::Create(&context_, std::move(*fork), sequence.generate);
+  auto job = PrefillJob::Create(&ranks_, std::move(*fork), sequence.generate);
   if (!job.ok()) return job.status();
   sequence.job = std::move(*job);
   sequence.started = true;
@@ -363,9 +364,13 @@ std::vector<absl::Status> Engine::Impl::CodeBehind(std::span<Sequence* const> se
     pages_before.push_back(sessions.back()->n_pages());
   }
   const absl::Time begin = clock_->Now();
+  std::vector<CoderOfRank> coders;
+  for (int rank = 0; rank < ranks_.size(); ++rank) {
+    ForwardContext& context = ranks_[rank];
+    coders.push_back({context.dictionaries, &context.stream, &context.coder_scratch});
+  }
   const CodedAhead coded =
-      CodeAhead(sessions, n_decode_steps_++, context_.dictionaries, context_.batch_pages_max(),
-                context_.stream, context_.coder_scratch);
+      CodeAhead(sessions, n_decode_steps_++, context_.batch_pages_max(), coders, ranks_.team());
   if (coded.n_vectors > 0) {
     const absl::Duration took = clock_->Now() - begin;
     for (Sequence* sequence : sequences) sequence->timing.coding += took;
@@ -422,7 +427,7 @@ bool Engine::Impl::Publish(Sequence& sequence, SampledToken sampled) {
 
 void Engine::Impl::SinkPages(const Session& session, int64_t first_page) {
   if (session.kv->n_pages() == first_page) return;
-  context_.stream.Synchronize();  // exports copy beside the ops
+  ranks_.Synchronize();  // exports copy beside the ops
   std::vector<PageExport> pages = SealedPages(pool_.get(), *session.kv, first_page).Export();
   metrics_.OnSealed(pages);
   if (options_.page_sink) options_.page_sink(session.id, std::move(pages));
@@ -434,8 +439,8 @@ void Engine::Impl::UpdateInfo(Session& session) {
 }
 
 void Engine::Impl::Finish(Sequence& sequence, const absl::Status& status) {
-  context_.stream.Synchronize();  // whoever has the session next may copy it beside the ops
-  sequence.job.reset();           // an unfinished prefill gives its pages back
+  ranks_.Synchronize();  // whoever has the session next may copy it beside the ops
+  sequence.job.reset();  // an unfinished prefill gives its pages back
   Session& session = *sequence.session;
   // A prompt in the log needs its closing, however the answer ended.
   if (sequence.generate && sequence.committed) {

@@ -1,5 +1,5 @@
-// What the forward passes of an engine share: the model, its dictionaries and working memory that
-// is reused from step to step. Owned by the engine's thread.
+// What the forward passes of an engine share on one rank: its share of the model, the dictionaries
+// and working memory that is reused from step to step. Used by the rank's thread.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +22,7 @@ struct ForwardContext {
   std::vector<LayerDictionaries> dictionaries;  // [n_layers], or empty: `dense` only
   KvShape shape;
   kernels::Stream stream;
+  int rank = 0;
   base::Clock* clock;  // times batches of coding; no result depends on it
 
   // Of prefills. Set before the first one.
@@ -35,7 +36,8 @@ struct ForwardContext {
     static const auto& none = *new LayerDictionaries();
     return dictionaries.empty() ? none : dictionaries[layer];
   }
-  const ModelConfig& config() const { return transformer->config(); }
+  // With the heads and the MLP of the rank.
+  const ModelConfig& config() const { return transformer->local_config(); }
   float attention_scale() const;
   bool on_device() const { return stream.kind() != kernels::DeviceKind::kCpu; }
   // What a prefill keeps a layer's exact keys and values in: values of the cache type, as F32 on a

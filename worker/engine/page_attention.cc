@@ -29,12 +29,16 @@ size_t SessionPages::BytesFor(std::span<const SessionKv* const> sessions) {
   return StepArrays::BytesFor<const uint8_t*>(CountPages(sessions));
 }
 
-void SessionPages::Collect(std::span<const SessionKv* const> sessions, StepArrays& arrays) {
+void SessionPages::Collect(std::span<const SessionKv* const> sessions, int rank,
+                           StepArrays& arrays) {
   blocks = arrays.Add<const uint8_t*>(CountPages(sessions));
   begin.assign(1, 0);
   const uint8_t** to = blocks.host;
   for (const SessionKv* session : sessions) {
-    to = std::ranges::copy(session->page_blocks(), to).out;
+    const PagePool& pool = session->pool();
+    to = std::ranges::transform(session->page_blocks(), to, [&](const uint8_t* block) {
+           return pool.At(block, rank);
+         }).out;
     begin.push_back(to - blocks.host);
   }
 }

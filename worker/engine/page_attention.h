@@ -24,14 +24,14 @@ struct PartialViews {
 PartialViews PartialRows(const KvShape& shape, int n_heads, int64_t first, int64_t count,
                          float* out, float* max_score, float* sum_exp);
 
-// The sealed pages of several sessions of one layout, one table for all layers.
+// The sealed pages of several sessions of one layout on a rank, one table for all layers.
 struct SessionPages {
   StepArray<const uint8_t*> blocks;  // of all sessions, in order
   std::vector<int64_t> begin;        // [n_sessions + 1]
 
   // What Collect adds to the arrays of a step.
   static size_t BytesFor(std::span<const SessionKv* const> sessions);
-  void Collect(std::span<const SessionKv* const> sessions, StepArrays& arrays);
+  void Collect(std::span<const SessionKv* const> sessions, int rank, StepArrays& arrays);
 };
 
 // Query i of `q` [n, n_heads, head_dim] attends to all sealed pages of session i of `pages`, whose

@@ -18,6 +18,8 @@
 //
 // The last layer's attention is needed for the last token's logits only.
 //
+// A job decides what is done next, for all ranks of the model; prefill_rank.h does it on each.
+//
 // Thread-compatible: the engine's thread.
 #pragma once
 
@@ -27,18 +29,16 @@
 #include <span>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "worker/engine/forward_context.h"
-#include "worker/engine/work_arena.h"
+#include "worker/engine/forward_ranks.h"
+#include "worker/engine/prefill_rank.h"
 #include "worker/kv/session_kv.h"
 
 namespace lexico::worker {
 
-// Up to here attention over the codes is cheaper than reconstructing them once. Measured on the
-// embedded model at 16 k tokens, see docs/performance.md "short prompts".
-inline constexpr int64_t kDirectRowsMax = 8;
 // Work of one slice of attention: about 100 ms on two cores with AVX2, about 50 ms on an H100.
 inline constexpr double kSliceFlop = 8e9;
 inline constexpr double kDeviceSliceFlop = 2e13;
@@ -49,22 +49,20 @@ inline constexpr absl::Duration kSliceTime = absl::Milliseconds(100);
 
 class PrefillJob {
  public:
-  // Computes all pending tokens of `fork`. `context` must outlive the job; `need_logits` says
+  // Computes all pending tokens of `fork`. `ranks` must outlive the job; `need_logits` says
   // whether Logits will be called. ResourceExhausted when the pages or the working memory it will
   // need are not there; `fork` is then dropped. REQUIRES: fork has pending tokens, all ids in
   // range.
-  static absl::StatusOr<std::unique_ptr<PrefillJob>> Create(ForwardContext* context,
+  static absl::StatusOr<std::unique_ptr<PrefillJob>> Create(ForwardRanks* ranks,
                                                             std::unique_ptr<SessionKv> fork,
                                                             bool need_logits);
   // Whether a job that computes the pending tokens of `kv` and n_new others finds working memory
   // now: to be asked before the session is forked for it.
   static bool HasWorkMemory(const ForwardContext& context, const SessionKv& kv, int64_t n_new);
-  // Working memory of a job that computes n_rows tokens after n_history others.
-  static size_t WorkBytes(const ForwardContext& context, int64_t n_history, int64_t n_rows);
 
   // REQUIRES: !done(). Internal when a key or value is not finite; the job is then spent.
   absl::Status RunSlice();
-  bool done() const { return layer_ == context_->shape.n_layers; }
+  bool done() const { return layer_ == context_.shape.n_layers; }
   // Of the work, 0 .. 1.
   double fraction() const;
   // An estimate, for the scheduler.
@@ -76,7 +74,7 @@ class PrefillJob {
   std::unique_ptr<SessionKv> Commit();
 
   // What was not finite, after RunSlice has failed for that.
-  std::optional<KvKind> non_finite() const { return non_finite_; }
+  std::optional<KvKind> non_finite() const;
   // The session's log with the new tokens.
   std::span<const int32_t> log() const { return kv_->log(); }
   absl::Duration coding_time() const { return coding_time_; }
@@ -87,65 +85,31 @@ class PrefillJob {
  private:
   enum class Phase { kHistory, kInputs, kAttention, kCoding };
 
-  PrefillJob(ForwardContext* context, std::unique_ptr<SessionKv> fork, bool need_logits);
-  absl::Status Begin();
-  // What a job computes with, in the stream's memory.
-  struct Buffers {
-    int32_t* ids;        // [n_rows]
-    int32_t* positions;  // [n_rows]
-    float* hidden;       // [n_rows, hidden_dim]
-    // Exact rows of the layer, [n_history_rows + n_rows, n_kv_heads, head_dim] of rows_type.
-    uint8_t* k;
-    uint8_t* v;
-    float* q;         // [block, n_heads, head_dim]
-    void* attention;  // [block, n_heads, head_dim] of attention_type()
-    float* k_block;   // [block, n_kv_heads, head_dim], where rows_type is not F32
-    float* v_block;
-    float* logits;        // [vocab_size]
-    int32_t* non_finite;  // [2]: keys, values
-    // Partial softmaxes of the direct way: over pages, over rows. [direct, n_heads, head_dim | 1]
-    float* partial[2];
-    float* partial_max[2];
-    float* partial_sum[2];
-  };
-  template <typename Take>
-  static Buffers CutBuffers(const ForwardContext& context, int64_t n_history, int64_t n_rows,
-                            const Take& take);
+  PrefillJob(ForwardRanks* ranks, std::unique_ptr<SessionKv> fork, bool need_logits);
+  // The first error of any rank.
+  absl::Status RunRanks(absl::FunctionRef<absl::Status(PrefillRank&)> work);
 
-  bool is_last_layer() const { return layer_ == context_->shape.n_layers - 1; }
+  bool is_last_layer() const { return layer_ == context_.shape.n_layers - 1; }
   int64_t block_rows() const;
-  uint8_t* history_row(bool value, int64_t row) const;
-  kernels::TensorView HistoryRows(bool value, int64_t row, int64_t n) const;
-  kernels::DType attention_type() const;
   absl::Status RunPhase();
   // What share of a slice the next phase takes, an estimate from its numbers of rows.
   double PhaseWork() const;
   double AttentionFlop() const;
   double slice_flop() const;
-  kernels::MutableTensorView AttentionRows(int64_t first, int64_t n) const;
-  // Whether rows are kept in another type than ops compute with.
-  bool converts() const { return context_->rows_type() != kernels::DType::kF32; }
-  float* FloatRows(bool value, int64_t row, int64_t n);
-  void KeepRows(bool value, int64_t row, const float* from, int64_t n);
-  absl::Status RoundBlock(float* k, float* v);
   void RunHistory();
   absl::Status RunInputs();
   void RunAttention();
-  void AttendRows(int64_t first, int64_t count);
-  void AttendDirectly(int64_t first, int64_t count);
   void FinishBlock();
   absl::Status RunCoding();
-  LayerDictionaries DictionariesForCoding() const;
+  absl::Status CodePages(int64_t n_pages);
   void BeginLayer();
 
-  ForwardContext* const context_;
+  ForwardRanks* const ranks_;
+  const ForwardContext& context_;  // of the first rank
   std::unique_ptr<SessionKv> kv_;
   const bool need_logits_;
-  const int64_t n_rows_;         // new tokens
-  const int64_t n_window_rows_;  // of the session before
-  const bool direct_;
-  const int64_t
-      n_history_rows_;  // in k_ and v_ before the new ones: window, and pages unless direct
+  const PrefillRows rows_;
+  std::vector<std::unique_ptr<PrefillRank>> work_;  // [n_ranks]
 
   // Where the job stands.
   int layer_ = 0;
@@ -154,17 +118,11 @@ class PrefillJob {
   int64_t row_ = 0;            // first row of the block
   int64_t attended_ = 0;       // rows of the block that have attention
   int64_t coded_pages_ = 0;
-
-  WorkArena::Piece memory_;
-  Buffers buffers_ = {};
-
-  // The layer's dictionaries in the form that codes many pages fastest; held during kCoding only.
-  LayerDictionaries coding_;
+  bool coding_begun_ = false;
 
   // Pages of a batch, adapted to kSliceTime; results do not depend on it.
   int64_t coding_batch_ = 4;
   int64_t history_batch_ = 64;
-  std::optional<KvKind> non_finite_;
   absl::Duration coding_time_;
   absl::Duration attention_time_;
   int64_t n_coded_vectors_ = 0;

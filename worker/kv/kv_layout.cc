@@ -22,7 +22,7 @@ store::PageShape KvLayout::StoredPage() const {
   store::PageShape stored;
   stored.kind = profile.is_dense() ? store::PageKind::kDense : store::PageKind::kCodes;
   stored.dense_type = profile.is_dense() ? StoredType(shape.cache_type) : store::DenseType::kF32;
-  stored.n_kv_heads = static_cast<uint16_t>(shape.n_kv_heads);
+  stored.n_kv_heads = static_cast<uint16_t>(shape.model_kv_heads());
   stored.head_dim = static_cast<uint16_t>(shape.head_dim);
   stored.page_tokens = static_cast<uint16_t>(page.page_tokens);
   stored.n_tokens = stored.page_tokens;
@@ -36,7 +36,7 @@ store::PageShape KvLayout::StoredWindow(int n_tokens) const {
   store::PageShape stored;
   stored.kind = store::PageKind::kWindow;
   stored.dense_type = StoredType(shape.cache_type);
-  stored.n_kv_heads = static_cast<uint16_t>(shape.n_kv_heads);
+  stored.n_kv_heads = static_cast<uint16_t>(shape.model_kv_heads());
   stored.head_dim = static_cast<uint16_t>(shape.head_dim);
   stored.page_tokens = static_cast<uint16_t>(page.page_tokens);
   stored.n_tokens = static_cast<uint16_t>(n_tokens);

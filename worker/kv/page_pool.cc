@@ -1,9 +1,7 @@
 #include "worker/kv/page_pool.h"
 
 #include <fmt/format.h>
-#include <sys/mman.h>
 
-#include <cerrno>
 #include <cstring>
 #include <utility>
 
@@ -13,66 +11,53 @@
 
 namespace lexico::worker {
 
-namespace {
-
-absl::Status Refused(size_t bytes, std::string_view why) {
-  return absl::ResourceExhaustedError(
-      fmt::format("cannot take {} of kv memory: {}; lower --kv_memory",
-                  base::HumanBytes(static_cast<double>(bytes)), why));
-}
-
-}  // namespace
-
 absl::StatusOr<std::unique_ptr<PagePool>> PagePool::Create(size_t total_bytes, size_t slab_bytes,
                                                            const kernels::Stream& stream,
                                                            const StagingOptions& staging) {
+  return CreateForRanks(total_bytes, slab_bytes, {&stream, 1}, staging);
+}
+
+absl::StatusOr<std::unique_ptr<PagePool>> PagePool::CreateForRanks(
+    size_t total_bytes, size_t slab_bytes, std::span<const kernels::Stream> streams,
+    const StagingOptions& staging) {
   slab_bytes = BlockBytes(slab_bytes);
-  if (slab_bytes == 0 || total_bytes < slab_bytes) {
+  const size_t arena_bytes = total_bytes / streams.size();
+  if (slab_bytes == 0 || arena_bytes < slab_bytes) {
     return absl::InvalidArgumentError(
         fmt::format("kv memory of {} is less than one slab of {}; raise --kv_memory",
                     base::HumanBytes(static_cast<double>(total_bytes)),
-                    base::HumanBytes(static_cast<double>(slab_bytes))));
+                    base::HumanBytes(static_cast<double>(streams.size() * slab_bytes))));
   }
-  const bool on_device = stream.kind() != kernels::DeviceKind::kCpu;
   std::unique_ptr<Staging> lanes;
-  if (on_device || staging.on_host) {
-    LEXICO_ASSIGN_OR_RETURN(lanes, Staging::Create(staging, stream));
+  // What is stored has to be put together from several arenas.
+  const bool direct = streams[0].kind() == kernels::DeviceKind::kCpu && streams.size() == 1;
+  if (!direct || staging.on_host) {
+    LEXICO_ASSIGN_OR_RETURN(lanes, Staging::Create(staging, streams));
   }
-  if (on_device) {
-    const kernels::Stream copies = stream.Sibling();
-    auto arena = kernels::DeviceBuffer::Allocate(total_bytes, copies);
-    if (!arena.ok()) return Refused(total_bytes, std::string(arena.status().message()));
-    auto* data = arena->as<uint8_t>();
-    return std::unique_ptr<PagePool>(
-        new PagePool(data, total_bytes, slab_bytes, copies, *std::move(arena), std::move(lanes)));
+  std::vector<Arena> arenas;
+  std::vector<kernels::Stream> copies;
+  for (const kernels::Stream& stream : streams) {
+    copies.push_back(stream.Sibling());
+    LEXICO_ASSIGN_OR_RETURN(Arena arena, Arena::Take(arena_bytes, copies.back()));
+    arenas.push_back(std::move(arena));
   }
-  // Anonymous memory is page-aligned and takes no physical memory before it is written.
-  void* arena = mmap(nullptr, total_bytes, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (arena == MAP_FAILED) return Refused(total_bytes, std::strerror(errno));
-  return std::unique_ptr<PagePool>(new PagePool(static_cast<uint8_t*>(arena), total_bytes,
-                                                slab_bytes, stream, kernels::DeviceBuffer(),
-                                                std::move(lanes)));
+  return std::unique_ptr<PagePool>(new PagePool(std::move(arenas), arena_bytes / slab_bytes,
+                                                slab_bytes, std::move(copies), std::move(lanes)));
 }
 
-PagePool::PagePool(uint8_t* arena, size_t total_bytes, size_t slab_bytes,
-                   const kernels::Stream& copies, kernels::DeviceBuffer device_arena,
-                   std::unique_ptr<Staging> staging)
-    : arena_(arena),
-      total_bytes_(total_bytes),
+PagePool::PagePool(std::vector<Arena> arenas, size_t n_slabs, size_t slab_bytes,
+                   std::vector<kernels::Stream> copies, std::unique_ptr<Staging> staging)
+    : arenas_(std::move(arenas)),
+      arena_(arenas_[0].data()),
       slab_bytes_(slab_bytes),
-      device_arena_(std::move(device_arena)),
       staging_(std::move(staging)),
-      copies_(copies) {
-  slabs_.resize(total_bytes / slab_bytes);
+      copies_(std::move(copies)) {
+  slabs_.resize(n_slabs);
   // Taken from the back, so that the arena fills from its beginning.
   for (size_t i = slabs_.size(); i > 0; --i) free_slabs_.push_back(static_cast<uint32_t>(i - 1));
 }
 
-PagePool::~PagePool() {
-  LEXICO_CHECK_EQ(used_blocks_, 0);
-  if (device_arena_.bytes() == 0) munmap(arena_, total_bytes_);
-}
+PagePool::~PagePool() { LEXICO_CHECK_EQ(used_blocks_, 0); }
 
 uint32_t PagePool::SlabOf(const uint8_t* block) const {
   LEXICO_CHECK(block >= arena_);
@@ -126,8 +111,10 @@ uint8_t* PagePool::AcquireOne(size_t block_bytes, SizeClass& size_class) {
 
 void PagePool::CopyBlock(uint8_t* to, const uint8_t* from, size_t bytes) const {
   absl::MutexLock lock(&copies_mutex_);
-  copies_.CopyWithin(to, from, bytes);
-  copies_.Synchronize();
+  for (int rank = 0; rank < n_ranks(); ++rank) {
+    copies_[rank].CopyWithin(At(to, rank), At(from, rank), bytes);
+  }
+  for (const kernels::Stream& stream : copies_) stream.Synchronize();
 }
 
 void PagePool::Download(std::span<const HostCopy> copies) const {
@@ -196,9 +183,10 @@ void PagePool::Release(std::span<uint8_t* const> blocks) {
 
 PagePool::Usage PagePool::usage() const {
   absl::MutexLock lock(&mutex_);
-  return Usage{.total_bytes = slabs_.size() * slab_bytes_,
-               .used_bytes = used_bytes_,
-               .reserved_bytes = (slabs_.size() - free_slabs_.size()) * slab_bytes_,
+  const auto ranks = static_cast<size_t>(n_ranks());
+  return Usage{.total_bytes = ranks * slabs_.size() * slab_bytes_,
+               .used_bytes = ranks * used_bytes_,
+               .reserved_bytes = ranks * (slabs_.size() - free_slabs_.size()) * slab_bytes_,
                .used_blocks = used_blocks_};
 }
 

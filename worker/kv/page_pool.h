@@ -10,6 +10,10 @@
 // Blocks are reference counted, because forks share their parent's pages and a snapshot holds pages
 // while they are written to the store; the last Release makes a block free.
 //
+// A model that is split over several ranks has an arena of the same layout on each: a block is
+// named by its address in the first one, and lies at the same offset in every other (At). What is
+// said of bytes of a block is per rank; totals are of all ranks together.
+//
 // Thread safety: all methods may be called from any thread (the service's threads drop snapshots
 // while the engine runs). The bytes of a block belong to whoever acquired it until it is shared;
 // shared blocks are never written.
@@ -31,6 +35,7 @@
 #include "absl/synchronization/mutex.h"
 #include "kernels/api/device_buffer.h"
 #include "kernels/api/stream.h"
+#include "worker/kv/arena.h"
 #include "worker/kv/staging.h"
 
 namespace lexico::worker {
@@ -46,7 +51,7 @@ constexpr size_t BlockBytes(size_t bytes) {
 class PagePool {
  public:
   struct Usage {
-    size_t total_bytes = 0;     // the arena
+    size_t total_bytes = 0;     // the arenas
     size_t used_bytes = 0;      // of blocks with a reference
     size_t reserved_bytes = 0;  // of slabs that hold at least one such block
     int64_t used_blocks = 0;
@@ -61,6 +66,11 @@ class PagePool {
       size_t total_bytes, size_t slab_bytes,
       const kernels::Stream& stream = kernels::Stream::Cpu(1), const StagingOptions& staging = {});
 
+  // The same with `total_bytes` shared out among the ranks, which have lanes on a CPU too.
+  static absl::StatusOr<std::unique_ptr<PagePool>> CreateForRanks(
+      size_t total_bytes, size_t slab_bytes, std::span<const kernels::Stream> streams,
+      const StagingOptions& staging = {});
+
   ~PagePool();
   PagePool(const PagePool&) = delete;
   PagePool& operator=(const PagePool&) = delete;
@@ -73,9 +83,17 @@ class PagePool {
   void Retain(std::span<uint8_t* const> blocks);
   void Release(std::span<uint8_t* const> blocks);
 
-  // Copies beside the ops, done on return. What ops have written is there once their stream was
-  // synchronised.
+  int n_ranks() const { return static_cast<int>(arenas_.size()); }
+  // Where a block, or any byte of it, lies on a rank.
+  template <typename Byte>
+  Byte* At(Byte* block, int rank) const {
+    return arenas_[rank].data() + (block - arena_);
+  }
+
+  // Copies beside the ops, on every rank, done on return. What ops have written is there once their
+  // stream was synchronised.
   void CopyBlock(uint8_t* to, const uint8_t* from, size_t bytes) const;
+  // Whole copies of single ranks.
   void Download(std::span<const HostCopy> copies) const;
   void Upload(std::span<const HostCopy> copies) const;
   // How pages come to the host and go back. Null: blocks are memory of the host.
@@ -106,8 +124,8 @@ class PagePool {
     int64_t free_blocks = 0;
   };
 
-  PagePool(uint8_t* arena, size_t total_bytes, size_t slab_bytes, const kernels::Stream& copies,
-           kernels::DeviceBuffer device_arena, std::unique_ptr<Staging> staging);
+  PagePool(std::vector<Arena> arenas, size_t n_slabs, size_t slab_bytes,
+           std::vector<kernels::Stream> copies, std::unique_ptr<Staging> staging);
   uint8_t* AcquireOne(size_t block_bytes, SizeClass& size_class)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReleaseOne(uint8_t* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -118,14 +136,13 @@ class PagePool {
   void CheckInvariant() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // Constant after construction.
-  uint8_t* const arena_;
-  const size_t total_bytes_;
+  const std::vector<Arena> arenas_;  // [n_ranks]
+  uint8_t* const arena_;             // of the first
   const size_t slab_bytes_;
-  const kernels::DeviceBuffer device_arena_;  // empty on the host
-  const std::unique_ptr<Staging> staging_;    // null on the host
+  const std::unique_ptr<Staging> staging_;  // null on the host
 
   mutable absl::Mutex copies_mutex_;
-  const kernels::Stream copies_;  // of CopyBlock, with the mutex
+  const std::vector<kernels::Stream> copies_;  // [n_ranks], of CopyBlock, with the mutex
 
   mutable absl::Mutex mutex_;
   std::vector<Slab> slabs_;  // its length is constant; its elements are guarded

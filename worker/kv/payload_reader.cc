@@ -24,12 +24,16 @@ void PayloadReader::Load() {
       next_.payloads.push_back(page->payload());
       continue;
     }
-    // With what is between two pages of a block, so that they are one copy.
     const size_t payload_bytes = page->header.shape.payload_bytes();
     const size_t bytes = BlockBytes(payload_bytes);
     if (used + bytes > half.size()) break;
     uint8_t* const here = half.data() + used;
-    lane_->Download({const_cast<uint8_t*>(page->block.data()) + page->offset, here, bytes});
+    uint8_t* const first = const_cast<uint8_t*>(page->block.data()) + page->offset;
+    for (const PagePart& part : *page->parts) {
+      if (part.replica) continue;
+      lane_->Download({page->block.pool()->At(first, part.rank) + part.local, here + part.whole,
+                       part.bytes, part.rank});
+    }
     next_.payloads.push_back({here, payload_bytes});
     used += bytes;
   }

@@ -92,14 +92,17 @@ std::unique_ptr<SessionKv> SessionKv::FromParts(PagePool* pool, const KvLayout& 
   return kv;
 }
 
-uint8_t* SessionKv::window_row(int layer, bool value, int row) const {
+uint8_t* SessionKv::window_row(int layer, bool value, int row, int rank) const {
   const size_t index = (value ? layout_.window_capacity() : 0) + row;
-  return window_block_ + layout_.window_offset(layer) + index * layout_.shape.row_bytes();
+  return pool_->At(window_block_, rank) + layout_.window_offset(layer) +
+         index * layout_.shape.row_bytes();
 }
 
-kernels::DenseRows SessionKv::window(int layer, int n_rows) const {
+kernels::DenseRows SessionKv::window(int layer, int n_rows, int rank) const {
   LEXICO_CHECK_LE(n_rows, layout_.window_capacity());
-  return {.k = window_row(layer, false, 0), .v = window_row(layer, true, 0), .n_tokens = n_rows};
+  return {.k = window_row(layer, false, 0, rank),
+          .v = window_row(layer, true, 0, rank),
+          .n_tokens = n_rows};
 }
 
 PageError SessionKv::mean_error() const {
@@ -116,8 +119,8 @@ KvMemory SessionKv::memory() const {
   KvMemory memory;
   const size_t n_blocks =
       page_blocks_.size() + (ahead_block_ != nullptr ? 1 : 0) + reserved_.size();
-  memory.code_bytes = n_blocks * layout_.page_block_bytes();
-  memory.window_bytes = layout_.window_block_bytes();
+  memory.code_bytes = pool_->n_ranks() * n_blocks * layout_.page_block_bytes();
+  memory.window_bytes = pool_->n_ranks() * layout_.window_block_bytes();
   memory.bookkeeping_bytes = sizeof(*this) + HeldBytes(log_) + HeldBytes(segments_) +
                              HeldBytes(page_blocks_) + HeldBytes(errors_) + HeldBytes(chains_) +
                              HeldBytes(ahead_errors_) + HeldBytes(reserved_) +
@@ -168,7 +171,7 @@ void SessionKv::SetCoded(int layer, PageError error) {
 }
 
 absl::Status SessionKv::ReserveRow() {
-  if (window_rows() >= layout_.window_capacity()) {
+  if (is_full()) {
     return absl::InternalError(
         fmt::format("the window holds {} rows and could not be sealed before", window_rows()));
   }
@@ -190,24 +193,26 @@ void SessionKv::CommitRow() {
   ++n_tokens_;
 }
 
-void SessionKv::SealIfFull(const kernels::Stream& stream) {
-  if (window_rows() < layout_.window_capacity()) return;
-  const int n_layers = layout_.shape.n_layers;
-  LEXICO_CHECK_EQ(ahead_coded_, n_layers);
+// Keys and values of every layer lie one half window apart.
+void SessionKv::ShiftWindow(int rank, const kernels::Stream& stream) const {
+  const size_t row_bytes = layout_.shape.row_bytes();
+  kernels::ShiftDown({.base = pool_->At(window_block_, rank),
+                      .n_parts = int64_t{2} * layout_.shape.n_layers,
+                      .part_stride = layout_.window_capacity() * row_bytes,
+                      .shift = layout_.seal_tokens() * row_bytes,
+                      .kept = layout_.window_tokens * row_bytes},
+                     stream);
+}
+
+void SessionKv::Seal() {
+  LEXICO_CHECK(is_full());
+  LEXICO_CHECK_EQ(ahead_coded_, layout_.shape.n_layers);
   page_blocks_.push_back(ahead_block_);
   for (const std::optional<PageError>& error : ahead_errors_) {
     errors_.push_back(*error);
     error_sum_k_ += error->k;
     error_sum_v_ += error->v;
   }
-  // Keys and values of every layer lie one half window apart.
-  const size_t row_bytes = layout_.shape.row_bytes();
-  kernels::ShiftDown({.base = window_block_,
-                      .n_parts = int64_t{2} * n_layers,
-                      .part_stride = layout_.window_capacity() * row_bytes,
-                      .shift = layout_.seal_tokens() * row_bytes,
-                      .kept = layout_.window_tokens * row_bytes},
-                     stream);
   ahead_block_ = nullptr;
   DropAhead();
   ExtendChain(n_sealed_tokens(), layout_.seal_tokens());
@@ -233,15 +238,16 @@ std::span<PageError> SessionKv::reserved_errors(int layer) {
   return std::span(reserved_errors_).subspan(layer * reserved_.size(), reserved_.size());
 }
 
-void SessionKv::ReplaceWindow(int layer, kernels::TensorView k, kernels::TensorView v,
-                              const kernels::Stream& stream) {
+void SessionKv::ReplaceWindow(int rank, int layer, kernels::TensorView k, kernels::TensorView v,
+                              const kernels::Stream& stream) const {
   const int64_t n_values = k.size();
   LEXICO_CHECK_EQ(v.size(), n_values);
   LEXICO_CHECK_LT(n_values, layout_.window_capacity() * layout_.shape.row_dim());
   if (n_values == 0) return;
   for (const bool value : {false, true}) {
     kernels::Convert(value ? v : k,
-                     {window_row(layer, value, 0), layout_.shape.cache_type, {n_values}}, stream);
+                     {window_row(layer, value, 0, rank), layout_.shape.cache_type, {n_values}},
+                     stream);
   }
 }
 

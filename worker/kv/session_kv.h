@@ -38,7 +38,8 @@
 
 namespace lexico::worker {
 
-// Bytes really allocated for one session. Pages shared with forks count in full for each.
+// Bytes really allocated for one session, on all ranks. Pages shared with forks count in full for
+// each.
 struct KvMemory {
   size_t code_bytes = 0;         // page blocks
   size_t window_bytes = 0;       // window blocks, whole, however many rows they hold
@@ -75,11 +76,14 @@ class SessionKv {
   std::span<const uint8_t* const> page_blocks() const {
     return {page_blocks_.data(), page_blocks_.size()};
   }
-  // The window's first `n_rows` rows as the kernels take them. REQUIRES: n_rows <= window_capacity.
-  kernels::DenseRows window(int layer, int n_rows) const;
-  // Where row `row` of a layer's window lies, [n_kv_heads, head_dim] of the cache type.
+  // The window's first `n_rows` rows on a rank as the kernels take them. REQUIRES: n_rows <=
+  // window_capacity.
+  kernels::DenseRows window(int layer, int n_rows, int rank = 0) const;
+  // Where row `row` of a layer's window lies on a rank, [n_kv_heads, head_dim] of the cache type.
   // REQUIRES: row < window_capacity.
-  uint8_t* window_row(int layer, bool value, int row) const;
+  uint8_t* window_row(int layer, bool value, int row, int rank = 0) const;
+  // The pool of its blocks, which says where they lie on other ranks than the first.
+  const PagePool& pool() const { return *pool_; }
   // Mean over the sealed pages of all layers; 0 without any.
   PageError mean_error() const;
   // Of one sealed page.
@@ -110,8 +114,11 @@ class SessionKv {
   // Where they are coded to. REQUIRES: LayersDue is not empty, ReserveRow was OK.
   uint8_t* ahead_block() const { return ahead_block_; }
   void SetCoded(int layer, PageError error);
-  // Moves a full window's oldest rows out. REQUIRES: their page is coded in all layers.
-  void SealIfFull(const kernels::Stream& stream);
+  // A full window's oldest rows move out: on every rank by ShiftWindow, then Seal. REQUIRES: their
+  // page is coded in all layers.
+  bool is_full() const { return window_rows() == layout_.window_capacity(); }
+  void ShiftWindow(int rank, const kernels::Stream& stream) const;
+  void Seal();
 
   // -- Prefill: the first n_rows pending tokens, layer by layer, on a fork ------------------------
   // Takes the blocks of the pages that sealing will need. ResourceExhausted as above.
@@ -121,11 +128,11 @@ class SessionKv {
   std::span<uint8_t* const> reserved_blocks() const { return reserved_; }
   // [n_reserved_pages] errors of the layer, to be filled by EncodePages.
   std::span<PageError> reserved_errors(int layer);
-  // The layer's new window: k and v [n_rows, n_kv_heads, head_dim], values of the cache type in
-  // that or F32, in the stream's memory. The layer's old window is gone afterwards. REQUIRES:
-  // n_rows as RowsKept says.
-  void ReplaceWindow(int layer, kernels::TensorView k, kernels::TensorView v,
-                     const kernels::Stream& stream);
+  // The layer's new window on a rank: k and v [n_rows, n_kv_heads, head_dim], values of the cache
+  // type in that or F32, in the stream's memory. The layer's old window is gone afterwards.
+  // REQUIRES: n_rows as RowsKept says.
+  void ReplaceWindow(int rank, int layer, kernels::TensorView k, kernels::TensorView v,
+                     const kernels::Stream& stream) const;
   // After every layer: the reserved pages are sealed and the tokens have keys and values.
   void CommitPrefill(int64_t n_rows);
 

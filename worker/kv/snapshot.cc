@@ -9,6 +9,7 @@
 #include "proto/base/check.h"
 #include "proto/base/options.h"
 #include "proto/base/status.h"
+#include "worker/kv/window_copies.h"
 
 namespace lexico::worker {
 namespace {
@@ -32,26 +33,22 @@ store::PageKey KeyOfPage(const KvLayout& layout, const store::PageChain& chain, 
 }
 
 std::vector<WindowExport> ExportWindows(const PagePool& pool, const SessionKv& kv) {
-  std::vector<WindowExport> windows;
   const int rows = kv.window_rows();
-  if (rows == 0) return windows;
+  if (rows == 0) return {};
   const KvLayout& layout = kv.layout();
   const store::PageChain chain = kv.WindowChain();
-  const size_t half = rows * layout.shape.row_bytes();
-  std::vector<HostCopy> copies;
+  const store::PageShape stored = layout.StoredWindow(rows);
+  std::vector<WindowExport> windows(layout.shape.n_layers);
+  std::vector<std::vector<uint8_t>*> payloads;
   for (int layer = 0; layer < layout.shape.n_layers; ++layer) {
-    WindowExport window;
     const store::PageKey key =
         store::PageKeyOf(chain, static_cast<uint32_t>(layer), store::PageKind::kWindow,
                          static_cast<uint64_t>(kv.n_sealed_tokens()));
-    window.header =
-        MakeHeader(kv.scope(), layout.StoredWindow(rows), layer, kv.n_sealed_tokens(), key);
-    window.payload.resize(2 * half);
-    copies.push_back({kv.window_row(layer, false, 0), window.payload.data(), half});
-    copies.push_back({kv.window_row(layer, true, 0), window.payload.data() + half, half});
-    windows.push_back(std::move(window));
+    windows[layer].header = MakeHeader(kv.scope(), stored, layer, kv.n_sealed_tokens(), key);
+    windows[layer].payload.resize(stored.payload_bytes());
+    payloads.push_back(&windows[layer].payload);
   }
-  pool.Download(copies);
+  DownloadWindows(pool, kv, payloads);
   return windows;
 }
 
@@ -83,6 +80,7 @@ SealedPages::SealedPages(PagePool* pool, const SessionKv& kv, int64_t first_page
 std::vector<PageExport> SealedPages::Export() const {
   const int n_layers = layout_.shape.n_layers;
   const store::PageShape shape = layout_.StoredPage();
+  const auto parts = std::make_shared<const std::vector<PagePart>>(PartsOfPage(layout_));
   std::vector<PageExport> pages;
   pages.reserve(errors_.size());
   for (size_t i = 0; i < blocks_.size(); ++i) {
@@ -96,6 +94,7 @@ std::vector<PageExport> SealedPages::Export() const {
       exported.header.relative_error_v = error.v;
       exported.block = blocks_[i];
       exported.offset = layout_.page_offset(layer);
+      exported.parts = parts;
     }
   }
   return pages;
@@ -135,7 +134,7 @@ SessionSnapshot SessionExport::Finish() {
 }
 
 SessionImport::SessionImport(PagePool* pool, const KvLayout& layout, const store::ChainScope& scope)
-    : pool_(pool), layout_(layout), scope_(scope) {}
+    : pool_(pool), layout_(layout), scope_(scope), parts_(PartsOfPage(layout)) {}
 
 SessionImport::~SessionImport() {
   lane_.reset();  // copies on their way end before the blocks are somebody else's
@@ -249,9 +248,11 @@ void SessionImport::UploadAccepted() {
   if (lane_ == nullptr) return;
   lane_->Synchronize();  // the other half is free
   for (int64_t i = range_.begin; i < range_.end; ++i) {
-    // With what is between two pages of a block, so that they are one copy.
-    const size_t bytes = BlockBytes(layout_.page_bytes());
-    if (page_ok_[i]) lane_->Upload({PageOf(i), page_buffer(i).data(), bytes});
+    if (!page_ok_[i]) continue;
+    for (const PagePart& part : parts_) {
+      lane_->Upload({pool_->At(PageOf(i), part.rank) + part.local,
+                     page_buffer(i).data() + part.whole, part.bytes, part.rank});
+    }
   }
   lane_->Start();
 }
@@ -268,7 +269,7 @@ SessionImport::Range SessionImport::NextPages() {
   } else {
     if (lane_ == nullptr) lane_ = staging->Take();
     half_ = 1 - half_;
-    const size_t n_max = lane_->half(half_).size() / BlockBytes(layout_.page_bytes());
+    const size_t n_max = lane_->half(half_).size() / BlockBytes(page_bytes());
     range_.end += std::min(n_left, static_cast<int64_t>(n_max));
     LEXICO_CHECK(!range_.empty());
   }
@@ -278,9 +279,9 @@ SessionImport::Range SessionImport::NextPages() {
 std::span<uint8_t> SessionImport::page_buffer(int64_t index) {
   LEXICO_CHECK_GE(index, range_.begin);
   LEXICO_CHECK_LT(index, range_.end);
-  if (lane_ == nullptr) return {PageOf(index), layout_.page_bytes()};
-  const size_t offset = (index - range_.begin) * BlockBytes(layout_.page_bytes());
-  return lane_->half(half_).subspan(offset, layout_.page_bytes());
+  if (lane_ == nullptr) return {PageOf(index), page_bytes()};
+  const size_t offset = (index - range_.begin) * BlockBytes(page_bytes());
+  return lane_->half(half_).subspan(offset, page_bytes());
 }
 
 absl::Status SessionImport::AcceptPage(int64_t index, const store::PageHeader& header) {
@@ -314,13 +315,7 @@ absl::Status SessionImport::AcceptWindow(int layer, const store::PageHeader& hea
   expected.layer = static_cast<uint32_t>(layer);
   expected.first_token = static_cast<uint64_t>(n_pages_ * layout_.page.page_tokens);
   LEXICO_RETURN_IF_ERROR(store::CheckExpected(header, expected));
-  const size_t half = window_payloads_[layer].size() / 2;
-  const size_t capacity_half = layout_.window_capacity() * layout_.shape.row_bytes();
-  uint8_t* window = window_block_ + layout_.window_offset(layer);
-  uint8_t* payload = window_payloads_[layer].data();
-  const HostCopy copies[] = {{window, payload, half},
-                             {window + capacity_half, payload + half, half}};
-  pool_->Upload(copies);
+  UploadWindow(*pool_, layout_, window_block_, layer, window_rows_, window_payloads_[layer]);
   window_payloads_[layer] = {};
   window_ok_[layer] = 1;
   return absl::OkStatus();

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "cache_store/format/manifest.h"
 #include "cache_store/format/page.h"
+#include "worker/kv/page_shards.h"
 #include "worker/kv/session_kv.h"
 
 namespace lexico::worker {
@@ -25,6 +26,8 @@ struct PageExport {
   store::PageHeader header;
   BlockRef block;     // of all layers
   size_t offset = 0;  // of this layer
+  // Where the page's bytes are; the same for all pages of an export.
+  std::shared_ptr<const std::vector<PagePart>> parts;
 
   // REQUIRES: blocks are memory of the host. payload_reader.h reads others too.
   std::span<const uint8_t> payload() const;
@@ -140,11 +143,14 @@ class SessionImport {
   SessionImport(PagePool* pool, const KvLayout& layout, const store::ChainScope& scope);
   absl::Status CheckKeys(const store::Manifest& manifest);
   uint8_t* PageOf(int64_t index) const;
+  // Of a stored page.
+  size_t page_bytes() const { return layout_.StoredPage().payload_bytes(); }
   void UploadAccepted();
 
   PagePool* const pool_;
   const KvLayout layout_;
   const store::ChainScope scope_;
+  const std::vector<PagePart> parts_;
   std::vector<int32_t> log_;
   std::vector<store::Segment> segments_;
   std::vector<store::PageKey> page_keys_;

@@ -15,7 +15,7 @@ struct Piece {
   HostCopy copy;
   uint8_t* staged = nullptr;
 
-  HostCopy to_staged() const { return {copy.block, staged, copy.bytes}; }
+  HostCopy to_staged() const { return {copy.block, staged, copy.bytes, copy.rank}; }
 };
 
 // Calls `move` with pieces of the copies, in their order, as many as a half holds.
@@ -31,8 +31,8 @@ void ForEachLoad(std::span<const HostCopy> copies, std::span<uint8_t> half, Move
         used = 0;
       }
       const size_t bytes = std::min(rest.bytes, half.size() - used);
-      load.push_back({{rest.block, rest.host, bytes}, half.data() + used});
-      rest = {rest.block + bytes, rest.host + bytes, rest.bytes - bytes};
+      load.push_back({{rest.block, rest.host, bytes, rest.rank}, half.data() + used});
+      rest = {rest.block + bytes, rest.host + bytes, rest.bytes - bytes, rest.rank};
       used += bytes;
     }
   }
@@ -42,8 +42,8 @@ void ForEachLoad(std::span<const HostCopy> copies, std::span<uint8_t> half, Move
 }  // namespace
 
 void Lane::Add(const HostCopy& copy, Direction direction) {
-  if (next_.bytes > 0 && direction == direction_ && copy.block == next_.block + next_.bytes &&
-      copy.host == next_.host + next_.bytes) {
+  if (next_.bytes > 0 && direction == direction_ && copy.rank == next_.rank &&
+      copy.block == next_.block + next_.bytes && copy.host == next_.host + next_.bytes) {
     next_.bytes += copy.bytes;
     return;
   }
@@ -53,28 +53,30 @@ void Lane::Add(const HostCopy& copy, Direction direction) {
 }
 
 void Lane::Start() {
+  const kernels::Stream& stream = streams_[next_.rank];
   if (direction_ == Direction::kToHost) {
-    stream_.DownloadAsync(next_.host, next_.block, next_.bytes);
+    stream.DownloadAsync(next_.host, next_.block, next_.bytes);
   } else {
-    stream_.UploadAsync(next_.block, next_.host, next_.bytes);
+    stream.UploadAsync(next_.block, next_.host, next_.bytes);
   }
   next_ = {};
 }
 
 void Lane::Synchronize() {
   Start();
-  stream_.Synchronize();
+  for (const kernels::Stream& stream : streams_) stream.Synchronize();
 }
 
 absl::StatusOr<std::unique_ptr<Staging>> Staging::Create(const StagingOptions& options,
-                                                         const kernels::Stream& stream) {
+                                                         std::span<const kernels::Stream> streams) {
   LEXICO_CHECK_GT(options.n_lanes, 0);
   std::vector<std::unique_ptr<Lane>> lanes;
   for (int i = 0; i < options.n_lanes + 1; ++i) {
-    const kernels::Stream own = stream.Sibling();
+    std::vector<kernels::Stream> own;
+    for (const kernels::Stream& stream : streams) own.push_back(stream.Sibling());
     LEXICO_ASSIGN_OR_RETURN(kernels::HostBuffer memory,
-                            kernels::HostBuffer::Allocate(2 * options.half_bytes, own));
-    lanes.push_back(std::make_unique<Lane>(std::move(memory), own));
+                            kernels::HostBuffer::Allocate(2 * options.half_bytes, own[0]));
+    lanes.push_back(std::make_unique<Lane>(std::move(memory), std::move(own)));
   }
   return std::unique_ptr<Staging>(new Staging(std::move(lanes)));
 }

@@ -2,8 +2,8 @@
 // start-up. From and to pinned memory a device copies by itself, at the speed of the bus and beside
 // the ops; any other memory goes through the driver, piece by piece.
 //
-// A lane has two halves and a stream of its own: its holder works on one half while the device
-// copies the other.
+// A lane has two halves and a stream of its own on every rank's device: its holder works on one
+// half while the device copies the other.
 //
 // Thread safety: Staging's methods may be called from any thread; a Lane is used by one thread at a
 // time. A thread that holds a lane and waits for another can wait for ever.
@@ -25,15 +25,16 @@ namespace lexico::worker {
 
 // Bytes that are, or will be, at `block` on the device and at `host`.
 struct HostCopy {
-  uint8_t* block = nullptr;  // at any byte of a block
+  uint8_t* block = nullptr;  // at any byte of a block, in the rank's arena
   uint8_t* host = nullptr;
   size_t bytes = 0;
+  int rank = 0;
 };
 
 class Lane {
  public:
-  Lane(kernels::HostBuffer memory, const kernels::Stream& stream)
-      : memory_(std::move(memory)), stream_(stream) {}
+  Lane(kernels::HostBuffer memory, std::vector<kernels::Stream> streams)
+      : memory_(std::move(memory)), streams_(std::move(streams)) {}
 
   // Memory of the host; `index` is 0 or 1.
   std::span<uint8_t> half(int index) const {
@@ -54,8 +55,8 @@ class Lane {
   void Add(const HostCopy& copy, Direction direction);
 
   const kernels::HostBuffer memory_;
-  const kernels::Stream stream_;
-  HostCopy next_;  // no bytes: none
+  const std::vector<kernels::Stream> streams_;  // [n_ranks]
+  HostCopy next_;                               // no bytes: none
   Direction direction_ = Direction::kToHost;
 };
 
@@ -72,9 +73,10 @@ struct StagingOptions {
 
 class Staging {
  public:
-  // Takes (n_lanes + 1) * 2 * half_bytes. ResourceExhausted where that cannot be had.
+  // Takes (n_lanes + 1) * 2 * half_bytes; `streams` [n_ranks]. ResourceExhausted where that cannot
+  // be had.
   static absl::StatusOr<std::unique_ptr<Staging>> Create(const StagingOptions& options,
-                                                         const kernels::Stream& stream);
+                                                         std::span<const kernels::Stream> streams);
 
   struct Return {
     Staging* staging = nullptr;

@@ -43,7 +43,7 @@ ExactDecoder::ExactDecoder(const Transformer& transformer, const kernels::Stream
 
 absl::StatusOr<std::vector<float>> ExactDecoder::Append(std::span<const int32_t> ids,
                                                         int64_t n_logits) {
-  const ModelConfig& config = transformer_.config();
+  const ModelConfig& config = transformer_.local_config();
   LEXICO_RETURN_IF_ERROR(CheckIds(config, ids, n_tokens_, n_logits));
   const auto n = static_cast<int64_t>(ids.size());
   std::vector<int32_t> positions(n);

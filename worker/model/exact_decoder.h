@@ -1,6 +1,7 @@
 // A model with a dense, exact F32 cache for one sequence: the plainest use of Transformer. It is
 // what golden tests compare with transformers, and what evaluation tools compare the coded cache
-// with. Serving is the engine's job: this one knows no sessions, pages or batches.
+// with. Of a split model every rank has one, and all append the same together. Serving is the
+// engine's job: this one knows no sessions, pages or batches.
 #pragma once
 
 #include <cstdint>

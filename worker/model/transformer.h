@@ -14,6 +14,12 @@
 // summation order may depend on how many rows go together). Activations between the calls are F32.
 // Weights, and all arrays of the calls below, lie in the memory of the stream.
 //
+// A model may be split over several devices: then every rank has a Transformer, which holds the
+// rank's share of the weights (model_shard.h), and all ranks make the calls below together, each on
+// a thread of its own (kernels/api/collective.h). Heads are then those of the rank: n_heads,
+// n_kv_heads, q_dim and kv_dim below are of local_config(). Hidden states and logits are whole, and
+// the same on every rank to the last bit.
+//
 // Immutable after Load. Const methods may run on several threads at once, each with its own
 // Scratch, though each already uses all threads of the stream.
 #pragma once
@@ -22,15 +28,18 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "kernels/api/collective.h"
 #include "kernels/api/device_buffer.h"
 #include "kernels/api/growing_buffer.h"
 #include "kernels/api/matmul.h"
 #include "kernels/api/stream.h"
 #include "proto/base/hash.h"
 #include "worker/model/config.h"
+#include "worker/model/model_shard.h"
 #include "worker/model/safetensors.h"
 
 namespace lexico::worker {
@@ -48,7 +57,8 @@ class Transformer {
    private:
     friend class Transformer;
     kernels::GrowingBuffer norm_;    // [rows, hidden_dim]
-    kernels::GrowingBuffer wide_;    // [rows, q_dim + 2 kv_dim] or [rows, 2 ffn_dim] F32
+    kernels::GrowingBuffer wide_;    // [rows, q_dim + 2 kv_dim] or [rows, 2 ffn_dim] F32, or of a
+                                     // split model [kSplitHeadRows, its part of vocab_size]
     kernels::GrowingBuffer narrow_;  // [rows, ffn_dim]
   };
 
@@ -65,12 +75,23 @@ class Transformer {
   static absl::StatusOr<std::unique_ptr<Transformer>> Load(const std::string& model_dir,
                                                            const kernels::Stream& stream);
 
+  // The same on every stream's device, a share on each of several, in the order of the streams; all
+  // at once. InvalidArgument for a model that cannot be split so (model_shard.h); errors of
+  // kernels::MakeCommunicators.
+  static absl::StatusOr<std::vector<std::shared_ptr<const Transformer>>> LoadRanks(
+      const std::string& model_dir, std::span<const kernels::Stream> streams);
+
   const ModelConfig& config() const { return config_; }
+  // The same, with the heads and the MLP of this rank.
+  const ModelConfig& local_config() const { return shard_.config; }
+  // Null unless the model is split.
+  kernels::Communicator* communicator() const { return communicator_.get(); }
   // Of the architecture, the shape, the numbers of the config that change the function, and all
   // bytes of all weights; equal on every machine, however the files are sharded. Names what keys
   // and values were computed with.
   const base::Fingerprint& fingerprint() const { return fingerprint_; }
-  // Memory held for weights: packed matrices, norms, and the embedding table (mapped on a CPU).
+  // Memory held for weights on this device: packed matrices, norms, and the embedding table (mapped
+  // on a CPU).
   size_t weight_bytes() const { return weight_bytes_; }
 
   // hidden [n, hidden_dim], overwritten, n = ids.size(). REQUIRES: 0 <= id < vocab_size.
@@ -103,25 +124,42 @@ class Transformer {
     std::shared_ptr<const kernels::PreparedMatrix> down;
   };
 
-  explicit Transformer(const kernels::Stream& stream) : stream_(stream) {}
-  absl::Status LoadWeights(const std::string& model_dir);
+  Transformer(const kernels::Stream& stream, std::shared_ptr<kernels::Communicator> communicator)
+      : stream_(stream), communicator_(std::move(communicator)) {}
+  static absl::StatusOr<std::vector<std::unique_ptr<Transformer>>> LoadAll(
+      const std::string& model_dir, std::span<const kernels::Stream> streams);
+  // REQUIRES: config_ and weights_ are set, and agree.
+  absl::Status LoadWeights();
   absl::Status LoadLayer(int index, Layer* layer);
   absl::Status LoadHead();
+  // The rank's columns of a matrix [hidden_dim, n_in].
+  absl::StatusOr<std::shared_ptr<const kernels::PreparedMatrix>> LoadColumns(
+      const std::string& name, int64_t n_in, const kernels::RankPart& part) const;
   absl::StatusOr<std::vector<float>> LoadVector(const std::string& name, int64_t size) const;
   absl::StatusOr<kernels::DeviceBuffer> LoadNorm(const std::string& name);
   // A copy in the stream's memory; counts as weights.
   absl::StatusOr<kernels::DeviceBuffer> Place(const void* data, size_t bytes);
   absl::Status PlaceEmbedding();
 
+  // Logits of a split model pass through Scratch in blocks of so many rows.
+  static constexpr int64_t kSplitHeadRows = 128;
+  int rank() const { return communicator_ == nullptr ? 0 : communicator_->rank(); }
+  int n_ranks() const { return communicator_ == nullptr ? 1 : communicator_->size(); }
+  // hidden [n, hidden_dim] += x W^T of all ranks together.
+  void AddProduct(kernels::TensorView x, const kernels::PreparedMatrix& w,
+                  kernels::MutableTensorView hidden) const;
+
   kernels::Stream stream_;
+  std::shared_ptr<kernels::Communicator> communicator_;
   ModelConfig config_;
+  ModelShard shard_;
   ModelWeights weights_;  // keeps the embedding table mapped
   kernels::TensorView embedding_;
   kernels::DeviceBuffer device_embedding_;  // what embedding_ views, on a device
   kernels::DeviceBuffer inv_frequency_;     // [head_dim / 2] F64
   std::vector<Layer> layers_;
-  kernels::DeviceBuffer final_norm_;  // [hidden_dim] F32
-  std::shared_ptr<const kernels::PreparedMatrix> lm_head_;
+  kernels::DeviceBuffer final_norm_;                        // [hidden_dim] F32
+  std::shared_ptr<const kernels::PreparedMatrix> lm_head_;  // the rank's part of the vocabulary
   base::Fingerprint fingerprint_;
   size_t weight_bytes_ = 0;
 };

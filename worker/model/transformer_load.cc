@@ -2,10 +2,12 @@
 #include <fmt/format.h>
 
 #include <cstring>
+#include <iterator>
 #include <set>
 
 #include "absl/status/status.h"
 #include "kernels/api/elementwise.h"
+#include "kernels/api/rank_team.h"
 #include "proto/base/status.h"
 #include "worker/model/device_fit.h"
 #include "worker/model/transformer.h"
@@ -14,6 +16,7 @@ namespace lexico::worker {
 namespace {
 
 using kernels::MutableTensorView;
+using kernels::RankPart;
 using kernels::TensorView;
 
 constexpr char kEmbedding[] = "model.embed_tokens.weight";
@@ -87,31 +90,81 @@ base::Fingerprint FingerprintOf(const ModelConfig& config, const base::Fingerpri
   return builder.Add(weights.bytes).Finish();
 }
 
+TensorView RowsOf(const TensorView& matrix, const RankPart& part) {
+  const size_t row_bytes = matrix.dim(1) * kernels::DTypeBytes(matrix.dtype);
+  return {static_cast<const char*>(matrix.data) + part.begin * row_bytes,
+          matrix.dtype,
+          {part.count, matrix.dim(1)}};
+}
+
+// Whether every device has room for its share of the weights.
+absl::Status CheckFit(const ModelConfig& config, const ModelWeights& weights,
+                      std::span<const kernels::Stream> streams) {
+  LEXICO_ASSIGN_OR_RETURN(const TensorView embedding,
+                          weights.Find(kEmbedding, {config.vocab_size, config.hidden_dim}));
+  // Of what is split; a head that is not stored is the embedding once more.
+  const size_t split = weights.bytes() - (weights.Has(kHead) ? embedding.size_bytes() : 0);
+  for (const kernels::Stream& stream : streams) {
+    if (stream.device() == nullptr) continue;
+    LEXICO_RETURN_IF_ERROR(CheckWeightsFit(stream.device()->name(),
+                                           embedding.size_bytes() + split / streams.size(),
+                                           stream.device()->FreeBytes()));
+  }
+  return absl::OkStatus();
+}
+
+// The files are the host's work, and a GPU's stream has one thread.
+int HashThreads(std::span<const kernels::Stream> streams) {
+  if (streams[0].kind() != kernels::DeviceKind::kCpu) return kernels::Stream::Cpu().threads();
+  int threads = 0;
+  for (const kernels::Stream& stream : streams) threads += stream.threads();
+  return threads;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Load(const std::string& model_dir,
                                                                const kernels::Stream& stream) {
-  std::unique_ptr<Transformer> model(new Transformer(stream));
-  LEXICO_ASSIGN_OR_RETURN(model->config_, ReadModelConfig(model_dir));
-  LEXICO_ASSIGN_OR_RETURN(model->weights_, ModelWeights::Open(model_dir));
-  LEXICO_RETURN_IF_ERROR(model->LoadWeights(model_dir));
-  return model;
+  LEXICO_ASSIGN_OR_RETURN(auto ranks, LoadAll(model_dir, {&stream, 1}));
+  return std::move(ranks[0]);
 }
 
-absl::Status Transformer::LoadWeights(const std::string& model_dir) {
-  LEXICO_RETURN_IF_ERROR(CheckNames(config_, weights_, model_dir));
+absl::StatusOr<std::vector<std::shared_ptr<const Transformer>>> Transformer::LoadRanks(
+    const std::string& model_dir, std::span<const kernels::Stream> streams) {
+  LEXICO_ASSIGN_OR_RETURN(auto ranks, LoadAll(model_dir, streams));
+  return std::vector<std::shared_ptr<const Transformer>>(std::move_iterator(ranks.begin()),
+                                                         std::move_iterator(ranks.end()));
+}
+
+absl::StatusOr<std::vector<std::unique_ptr<Transformer>>> Transformer::LoadAll(
+    const std::string& model_dir, std::span<const kernels::Stream> streams) {
+  LEXICO_ASSIGN_OR_RETURN(const ModelConfig config, ReadModelConfig(model_dir));
+  LEXICO_ASSIGN_OR_RETURN(const ModelWeights weights, ModelWeights::Open(model_dir));
+  LEXICO_RETURN_IF_ERROR(CheckNames(config, weights, model_dir));
+  const auto size = static_cast<int>(streams.size());
+  LEXICO_RETURN_IF_ERROR(ShardOfRank(config, 0, size).status());
+  LEXICO_RETURN_IF_ERROR(CheckFit(config, weights, streams));
+  LEXICO_RETURN_IF_ERROR(weights.CheckFinite(HashThreads(streams)));
+  LEXICO_ASSIGN_OR_RETURN(const auto communicators, kernels::MakeCommunicators(streams));
+  std::vector<std::unique_ptr<Transformer>> ranks(size);
+  std::vector<absl::Status> loaded(size);
+  kernels::RankTeam(size).Run([&](int rank) {
+    ranks[rank].reset(new Transformer(streams[rank], communicators[rank]));
+    ranks[rank]->config_ = config;
+    ranks[rank]->weights_ = weights;
+    loaded[rank] = ranks[rank]->LoadWeights();
+  });
+  for (const absl::Status& status : loaded) LEXICO_RETURN_IF_ERROR(status);
+  const base::Fingerprint fingerprint =
+      FingerprintOf(config, weights.ComputeFingerprint(HashThreads(streams)));
+  for (const auto& rank : ranks) rank->fingerprint_ = fingerprint;
+  return ranks;
+}
+
+absl::Status Transformer::LoadWeights() {
+  LEXICO_ASSIGN_OR_RETURN(shard_, ShardOfRank(config_, rank(), n_ranks()));
   LEXICO_ASSIGN_OR_RETURN(embedding_,
                           weights_.Find(kEmbedding, {config_.vocab_size, config_.hidden_dim}));
-  const bool on_device = stream_.device() != nullptr;
-  if (on_device) {
-    // A head that is not stored is the embedding once more.
-    const size_t head_bytes = weights_.Has(kHead) ? 0 : embedding_.size_bytes();
-    LEXICO_RETURN_IF_ERROR(CheckWeightsFit(stream_.device()->name(), weights_.bytes() + head_bytes,
-                                           stream_.device()->FreeBytes()));
-  }
-  // The files are the host's work, and a GPU's stream has one thread.
-  const int threads = on_device ? kernels::Stream::Cpu().threads() : stream_.threads();
-  LEXICO_RETURN_IF_ERROR(weights_.CheckFinite(threads));
   LEXICO_ASSIGN_OR_RETURN(final_norm_, LoadNorm(kFinalNorm));
   layers_.resize(config_.n_layers);
   for (int layer = 0; layer < config_.n_layers; ++layer) {
@@ -122,34 +175,39 @@ absl::Status Transformer::LoadWeights(const std::string& model_dir) {
   const std::vector<double> frequencies = RopeInverseFrequencies(config_);
   LEXICO_ASSIGN_OR_RETURN(inv_frequency_,
                           Place(frequencies.data(), frequencies.size() * sizeof(double)));
-  fingerprint_ = FingerprintOf(config_, weights_.ComputeFingerprint(threads));
   return absl::OkStatus();
 }
 
 absl::Status Transformer::LoadLayer(int index, Layer* layer) {
   const int64_t hidden = config_.hidden_dim;
-  const auto matrix = [&](std::string_view name, int64_t n_out, int64_t n_in) {
-    return weights_.Find(LayerName(index, name), {n_out, n_in});
+  const auto heads = [&](const RankPart& part) {
+    return RankPart{part.begin * config_.head_dim, part.count * config_.head_dim};
+  };
+  const RankPart q_part = heads(shard_.heads);
+  const RankPart kv_part = heads(shard_.kv_heads);
+  // The rank's rows of a matrix [n_out, hidden_dim].
+  const auto rows = [&](std::string_view name, int64_t n_out,
+                        const RankPart& part) -> absl::StatusOr<TensorView> {
+    LEXICO_ASSIGN_OR_RETURN(const TensorView whole,
+                            weights_.Find(LayerName(index, name), {n_out, hidden}));
+    return RowsOf(whole, part);
   };
   LEXICO_ASSIGN_OR_RETURN(const TensorView q,
-                          matrix("self_attn.q_proj.weight", config_.q_dim(), hidden));
+                          rows("self_attn.q_proj.weight", config_.q_dim(), q_part));
   LEXICO_ASSIGN_OR_RETURN(const TensorView k,
-                          matrix("self_attn.k_proj.weight", config_.kv_dim(), hidden));
+                          rows("self_attn.k_proj.weight", config_.kv_dim(), kv_part));
   LEXICO_ASSIGN_OR_RETURN(const TensorView v,
-                          matrix("self_attn.v_proj.weight", config_.kv_dim(), hidden));
-  LEXICO_ASSIGN_OR_RETURN(const TensorView o,
-                          matrix("self_attn.o_proj.weight", hidden, config_.q_dim()));
+                          rows("self_attn.v_proj.weight", config_.kv_dim(), kv_part));
   LEXICO_ASSIGN_OR_RETURN(const TensorView gate,
-                          matrix("mlp.gate_proj.weight", config_.ffn_dim, hidden));
+                          rows("mlp.gate_proj.weight", config_.ffn_dim, shard_.ffn));
   LEXICO_ASSIGN_OR_RETURN(const TensorView up,
-                          matrix("mlp.up_proj.weight", config_.ffn_dim, hidden));
-  LEXICO_ASSIGN_OR_RETURN(const TensorView down,
-                          matrix("mlp.down_proj.weight", hidden, config_.ffn_dim));
+                          rows("mlp.up_proj.weight", config_.ffn_dim, shard_.ffn));
   LEXICO_ASSIGN_OR_RETURN(layer->qkv, kernels::PrepareMatrix({q, k, v}, stream_));
-  LEXICO_ASSIGN_OR_RETURN(layer->output, kernels::PrepareMatrix({o}, stream_));
   LEXICO_ASSIGN_OR_RETURN(layer->gate_up, kernels::PrepareMatrix({gate, up}, stream_));
-  LEXICO_ASSIGN_OR_RETURN(layer->down, kernels::PrepareMatrix({down}, stream_));
-
+  LEXICO_ASSIGN_OR_RETURN(layer->output, LoadColumns(LayerName(index, "self_attn.o_proj.weight"),
+                                                     config_.q_dim(), q_part));
+  LEXICO_ASSIGN_OR_RETURN(layer->down, LoadColumns(LayerName(index, "mlp.down_proj.weight"),
+                                                   config_.ffn_dim, shard_.ffn));
   LEXICO_ASSIGN_OR_RETURN(layer->attention_norm,
                           LoadNorm(LayerName(index, "input_layernorm.weight")));
   LEXICO_ASSIGN_OR_RETURN(layer->mlp_norm,
@@ -157,11 +215,14 @@ absl::Status Transformer::LoadLayer(int index, Layer* layer) {
   if (config_.qkv_bias) {
     std::vector<float> stacked;
     for (const char* part : {"q", "k", "v"}) {
+      const bool is_q = *part == 'q';
       LEXICO_ASSIGN_OR_RETURN(
           const std::vector<float> bias,
           LoadVector(LayerName(index, fmt::format("self_attn.{}_proj.bias", part)),
-                     *part == 'q' ? config_.q_dim() : config_.kv_dim()));
-      stacked.insert(stacked.end(), bias.begin(), bias.end());
+                     is_q ? config_.q_dim() : config_.kv_dim()));
+      const RankPart& own = is_q ? q_part : kv_part;
+      const auto first = bias.begin() + own.begin;
+      stacked.insert(stacked.end(), first, first + own.count);
     }
     LEXICO_ASSIGN_OR_RETURN(layer->qkv_bias, Place(stacked.data(), stacked.size() * sizeof(float)));
   }
@@ -184,9 +245,24 @@ absl::Status Transformer::LoadHead() {
                       kHead, kEmbedding));
     }
   }
-  LEXICO_ASSIGN_OR_RETURN(lm_head_, kernels::PrepareMatrix({head}, stream_));
+  LEXICO_ASSIGN_OR_RETURN(lm_head_, kernels::PrepareMatrix({RowsOf(head, shard_.vocab)}, stream_));
   weight_bytes_ += lm_head_->bytes();
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<const kernels::PreparedMatrix>> Transformer::LoadColumns(
+    const std::string& name, int64_t n_in, const RankPart& part) const {
+  LEXICO_ASSIGN_OR_RETURN(const TensorView whole, weights_.Find(name, {config_.hidden_dim, n_in}));
+  if (part.count == n_in) return kernels::PrepareMatrix({whole}, stream_);
+  const size_t bytes = kernels::DTypeBytes(whole.dtype);
+  const size_t row_bytes = part.count * bytes;
+  std::vector<char> columns(config_.hidden_dim * row_bytes);
+  const auto* from = static_cast<const char*>(whole.data) + part.begin * bytes;
+  for (int64_t row = 0; row < config_.hidden_dim; ++row) {
+    std::memcpy(columns.data() + row * row_bytes, from + row * n_in * bytes, row_bytes);
+  }
+  return kernels::PrepareMatrix(
+      {TensorView(columns.data(), whole.dtype, {config_.hidden_dim, part.count})}, stream_);
 }
 
 absl::StatusOr<std::vector<float>> Transformer::LoadVector(const std::string& name,

@@ -5,10 +5,14 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <charconv>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <string_view>
 
 namespace lexico::cli {
 namespace {
@@ -31,6 +35,21 @@ ServerSpec MakeSpec(const LocalOptions& options, const std::string& name,
   spec.log_path = fmt::format("{}/logs/{}.log", data_dir, name);
   spec.stop_rank = stop_rank;
   return spec;
+}
+
+// -1: a CPU, or no name of a GPU, which the worker will refuse.
+int OrdinalOf(const std::string& device) {
+  constexpr std::string_view kCuda = "cuda:";
+  int ordinal = device == "cuda" ? 0 : -1;
+  if (device.starts_with(kCuda)) {
+    std::from_chars(device.data() + kCuda.size(), device.data() + device.size(), ordinal);
+  }
+  return ordinal;
+}
+
+// Whether workers that begin at these devices and take `n` each have one in common.
+bool Overlap(const std::string& a, const std::string& b, int n) {
+  return OrdinalOf(a) >= 0 && OrdinalOf(b) >= 0 && std::abs(OrdinalOf(a) - OrdinalOf(b)) < n;
 }
 
 }  // namespace
@@ -100,7 +119,10 @@ absl::Status ResolveWorkers(LocalOptions* options) {
   for (const std::string& device : options->devices) {
     if (device == kCpu) continue;
     const auto sharing =
-        n_devices == 1 ? options->n_workers : std::ranges::count(options->devices, device);
+        n_devices == 1 ? options->n_workers
+                       : std::ranges::count_if(options->devices, [&](const std::string& other) {
+                           return Overlap(device, other, options->tensor_parallel);
+                         });
     if (sharing <= 1) continue;
     return absl::InvalidArgumentError(
         fmt::format("{} workers share {}, of which each would take all that is left; say with "
@@ -155,6 +177,9 @@ std::vector<ServerSpec> Workers(const LocalOptions& options, const std::string& 
       worker.flags.push_back(fmt::format("--queue_max={}", options.queue_max));
     const std::string& device = options.devices[options.devices.size() > 1 ? i - 1 : 0];
     worker.flags.push_back("--device=" + device);
+    if (options.tensor_parallel > 1) {
+      worker.flags.push_back(fmt::format("--tensor_parallel={}", options.tensor_parallel));
+    }
     if (!options.kv_memory.empty()) {
       worker.flags.push_back("--kv_memory=" + options.kv_memory);
     } else if (device == kCpu && available_bytes > 0) {

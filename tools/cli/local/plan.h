@@ -16,6 +16,7 @@ struct LocalOptions {
   int n_workers = 0;  // 0: one a device, of a CPU two
   // Where workers run, as lexico-worker's --device: one for all of them, or one for each.
   std::vector<std::string> devices = {"cpu"};
+  int tensor_parallel = 1;   // devices of each worker, consecutive ones from the named one on
   std::string data_dir;      // empty: a temporary one, removed at a good end
   int port = 50051;          // of the coordinator; 0 picks one. The others' are always picked
   std::string kv_memory;     // of each worker; empty: its share of this machine
