@@ -25,7 +25,8 @@ using testing::SizeIs;
 
 class FidelityTest : public testing::Test {
  protected:
-  FidelityTest() : stream_(kernels::Stream::Cpu(1)), model_(tests::MakeTinyModel({}, stream_)) {}
+  FidelityTest()
+      : stream_(kernels::Stream::Cpu(1)), model_(tests::MakeTinyModel({}, stream_).at(0)) {}
 
   static std::vector<int32_t> RandomIds(int64_t n) {
     std::mt19937_64 random(3);
@@ -54,13 +55,14 @@ class FidelityTest : public testing::Test {
   absl::StatusOr<FidelityReport> Measure(const FidelityOptions& options, int64_t n_ids = 700,
                                          bool with_dictionary = true) {
     const std::vector<int32_t> ids = RandomIds(n_ids);
-    return MeasureFidelity(options, model_.transformer,
-                           with_dictionary ? model_.dictionary : nullptr, stream_, ids,
+    worker::ModelRank model = model_;
+    if (!with_dictionary) model.dictionary = nullptr;
+    return MeasureFidelity(options, model, ids,
                            [this](const std::string& line) { progress_.push_back(line); });
   }
 
   kernels::Stream stream_;
-  tests::TinyModel model_;
+  worker::ModelRank model_;
   std::vector<std::string> progress_;
 };
 

@@ -92,27 +92,21 @@ absl::Status WriteFile(const std::string& path, const std::string& text) {
 absl::Status Run(const Options& options) {
   LEXICO_ASSIGN_OR_RETURN(const FidelityOptions methods, ParseMethods(options));
   LEXICO_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, ReadIds(options));
-  const kernels::Stream stream = kernels::Stream::Cpu(options.threads);
-  LEXICO_ASSIGN_OR_RETURN(std::shared_ptr<const worker::Transformer> transformer,
-                          worker::Transformer::Load(options.model_dir, stream));
   bool coded = false;
   for (const base::Profile& profile : methods.profiles) coded = coded || !profile.is_dense();
-  std::shared_ptr<const worker::ModelDictionary> dictionary;
   std::string path = options.dictionary;
-  if (coded) {
-    if (path.empty()) {
-      LEXICO_ASSIGN_OR_RETURN(path, worker::FindDefaultDictionary(options.model_dir));
-    }
-    LEXICO_ASSIGN_OR_RETURN(dictionary,
-                            worker::ModelDictionary::Load(path, transformer->config(),
-                                                          transformer->fingerprint(), stream));
+  if (coded && path.empty()) {
+    LEXICO_ASSIGN_OR_RETURN(path, worker::FindDefaultDictionary(options.model_dir));
   }
+  const kernels::Stream stream = kernels::Stream::Cpu(options.threads);
   LEXICO_ASSIGN_OR_RETURN(
-      const FidelityReport report,
-      MeasureFidelity(methods, transformer, dictionary, stream, ids,
-                      [](const std::string& line) { std::cerr << line << "\n"; }));
+      const auto ranks, worker::LoadModelRanks(options.model_dir, coded ? path : "", {&stream, 1}));
+  LEXICO_ASSIGN_OR_RETURN(const FidelityReport report,
+                          MeasureFidelity(methods, ranks[0], ids, [](const std::string& line) {
+                            std::cerr << line << "\n";
+                          }));
   const FidelitySetup setup{.model = options.model_dir,
-                            .dictionary = path,
+                            .dictionary = coded ? path : "",
                             .text = options.text_file,
                             .n_tokens = options.n_tokens,
                             .n_continuation = options.n_continuation,

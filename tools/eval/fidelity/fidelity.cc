@@ -256,23 +256,22 @@ int64_t TokensNeeded(const FidelityOptions& options) {
 }
 
 absl::StatusOr<FidelityReport> MeasureFidelity(
-    const FidelityOptions& options, std::shared_ptr<const worker::Transformer> transformer,
-    std::shared_ptr<const worker::ModelDictionary> dictionary, const kernels::Stream& stream,
-    std::span<const int32_t> ids, const std::function<void(const std::string&)>& progress) {
+    const FidelityOptions& options, const worker::ModelRank& model, std::span<const int32_t> ids,
+    const std::function<void(const std::string&)>& progress) {
   const auto n_ids = static_cast<int64_t>(ids.size());
-  LEXICO_RETURN_IF_ERROR(CheckSizes(options, transformer->config(), n_ids));
-  LEXICO_RETURN_IF_ERROR(CheckMethods(options, transformer->config(), dictionary.get()));
+  LEXICO_RETURN_IF_ERROR(CheckSizes(options, model.transformer->config(), n_ids));
+  LEXICO_RETURN_IF_ERROR(
+      CheckMethods(options, model.transformer->config(), model.dictionary.get()));
   std::vector<base::Profile> profiles = {base::Profile{.name = "dense"}};
   profiles.insert(profiles.end(), options.profiles.begin(), options.profiles.end());
   LEXICO_ASSIGN_OR_RETURN(
       const auto decoder,
-      ProfileDecoder::Create(transformer, std::move(dictionary), stream, profiles, options.n_tokens,
-                             options.n_continuation));
+      ProfileDecoder::Create(model, profiles, options.n_tokens, options.n_continuation));
   int document = 0;
   const std::function<void(const std::string&)> report_progress = [&](const std::string& what) {
     progress(fmt::format("document {} of {}: {}", document + 1, options.n_documents, what));
   };
-  Measurement measurement(options, *transformer, stream, *decoder, report_progress);
+  Measurement measurement(options, *model.transformer, model.stream, *decoder, report_progress);
   const int64_t n = TokensNeeded(options) / options.n_documents;
   for (; document < options.n_documents; ++document) {
     const int64_t first = n_ids / options.n_documents * document;

@@ -17,8 +17,7 @@
 #include "absl/status/statusor.h"
 #include "proto/base/profile.h"
 #include "tools/eval/rivals/rival.h"
-#include "worker/model/dictionary_file.h"
-#include "worker/model/transformer.h"
+#include "worker/model/model_rank.h"
 
 namespace lexico::eval {
 
@@ -56,13 +55,13 @@ struct FidelityReport {
 // Tokens of a text that a measurement of `options` needs.
 int64_t TokensNeeded(const FidelityOptions& options);
 
-// Documents are runs of `ids` at even distances. `dictionary` may be null where no profile is
-// coded. `progress` hears a line when something is done. InvalidArgument, with both values, for a
-// text too short, a context that leaves nothing to compress or does not fit the model, and what a
-// rival refuses; FailedPrecondition for a profile the dictionaries do not have.
+// Documents are runs of `ids` at even distances. The model is not split and on a CPU; its
+// dictionary may be null where no profile is coded. `progress` hears a line when something is done.
+// InvalidArgument, with both values, for a text too short, a context that leaves nothing to
+// compress or does not fit the model, and what a rival refuses; FailedPrecondition for a profile
+// the dictionaries do not have.
 absl::StatusOr<FidelityReport> MeasureFidelity(
-    const FidelityOptions& options, std::shared_ptr<const worker::Transformer> transformer,
-    std::shared_ptr<const worker::ModelDictionary> dictionary, const kernels::Stream& stream,
-    std::span<const int32_t> ids, const std::function<void(const std::string&)>& progress);
+    const FidelityOptions& options, const worker::ModelRank& model, std::span<const int32_t> ids,
+    const std::function<void(const std::string&)>& progress);
 
 }  // namespace lexico::eval

@@ -30,27 +30,30 @@ kernels::DType CacheType(const worker::ModelConfig& config) {
 }
 
 absl::StatusOr<std::unique_ptr<ProfileDecoder>> ProfileDecoder::Create(
-    std::shared_ptr<const worker::Transformer> transformer,
-    std::shared_ptr<const worker::ModelDictionary> dictionary, const kernels::Stream& stream,
-    const std::vector<base::Profile>& profiles, int64_t n_tokens, int64_t n_steps) {
-  const worker::ModelConfig& config = transformer->config();
-  worker::ForwardContext context{
-      .transformer = transformer, .stream = stream, .clock = base::Clock::Real()};
-  context.shape = {.n_layers = config.n_layers,
-                   .n_kv_heads = config.n_kv_heads,
-                   .head_dim = config.head_dim,
-                   .cache_type = CacheType(config)};
-  if (dictionary != nullptr) {
+    const worker::ModelRank& model, const std::vector<base::Profile>& profiles, int64_t n_tokens,
+    int64_t n_steps) {
+  const worker::ModelConfig& config = model.transformer->config();
+  auto context = std::unique_ptr<worker::ForwardContext>(
+      new worker::ForwardContext{.transformer = model.transformer, .stream = model.stream});
+  context->clock = base::Clock::Real();
+  context->shape = {.n_layers = config.n_layers,
+                    .n_kv_heads = config.n_kv_heads,
+                    .head_dim = config.head_dim,
+                    .cache_type = CacheType(config)};
+  if (model.dictionary != nullptr) {
     for (int layer = 0; layer < config.n_layers; ++layer) {
-      context.dictionaries.push_back({dictionary->layer(layer).k, dictionary->layer(layer).v});
+      const worker::DictionaryPair& pair = model.dictionary->layer(layer);
+      context->dictionaries.push_back({pair.k, pair.v});
     }
   }
-  std::unique_ptr<ProfileDecoder> decoder(new ProfileDecoder(std::move(context)));
+  std::vector<std::unique_ptr<worker::ForwardContext>> contexts;
+  contexts.push_back(std::move(context));
+  std::unique_ptr<ProfileDecoder> decoder(new ProfileDecoder(std::move(contexts)));
   const int64_t n_coded = CodedTokens(n_tokens);
   size_t largest = 0;
   for (const base::Profile& profile : profiles) {
-    KvLayout layout = worker::MakeKvLayout(decoder->context_.shape, profile,
-                                           profile.is_dense() ? 0 : dictionary->n_atoms());
+    KvLayout layout = worker::MakeKvLayout(decoder->context().shape, profile,
+                                           profile.is_dense() ? 0 : model.dictionary->n_atoms());
     layout.window_tokens = static_cast<int>(n_tokens - n_coded + n_steps);
     largest = std::max({largest, layout.window_block_bytes(), layout.page_block_bytes()});
     decoder->layouts_.push_back(layout);
@@ -64,7 +67,7 @@ absl::StatusOr<std::unique_ptr<ProfileDecoder>> ProfileDecoder::Create(
     bytes += static_cast<size_t>(n_pages / std::max<int64_t>(1, per_slab) + 2) *
              worker::BlockBytes(largest);
   }
-  LEXICO_ASSIGN_OR_RETURN(decoder->pool_, worker::PagePool::Create(bytes, largest, stream));
+  LEXICO_ASSIGN_OR_RETURN(decoder->pool_, worker::PagePool::Create(bytes, largest, model.stream));
   return decoder;
 }
 
@@ -119,7 +122,7 @@ absl::StatusOr<std::unique_ptr<SessionKv>> ProfileDecoder::Open(
                           .v_rows = &v_row,
                           .type = layout.shape.cache_type,
                           .non_finite = &non_finite},
-                         context_.stream);
+                         context().stream);
     }
   }
   return session;
@@ -128,17 +131,17 @@ absl::StatusOr<std::unique_ptr<SessionKv>> ProfileDecoder::Open(
 absl::Status ProfileDecoder::EncodeLayer(const KvLayout& layout, const LayerRows& rows, int layer,
                                          std::span<uint8_t* const> blocks,
                                          std::span<PageError> errors) {
-  LayerDictionaries dictionaries = context_.dictionaries_of(layer);
+  LayerDictionaries dictionaries = context().dictionaries_of(layer);
   if (!layout.profile.is_dense()) {
     const auto n_vectors =
         static_cast<int64_t>(blocks.size()) * layout.page.page_tokens * layout.page.n_kv_heads;
     for (auto* dictionary : {&dictionaries.k, &dictionaries.v}) {
       *dictionary = kernels::DictionaryForCoding(std::move(*dictionary), n_vectors,
-                                                 layout.page.sparsity_k, context_.stream);
+                                                 layout.page.sparsity_k, context().stream);
     }
   }
   return worker::EncodePages(layout, dictionaries, rows.k.data(), rows.v.data(), layer, blocks,
-                             errors, context_.stream, context_.coder_scratch);
+                             errors, context().stream, context().coder_scratch);
 }
 
 absl::Status ProfileDecoder::Step(int32_t id) {

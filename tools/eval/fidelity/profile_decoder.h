@@ -14,10 +14,10 @@
 #include "absl/status/statusor.h"
 #include "tools/eval/rivals/rival.h"
 #include "worker/engine/decode_step.h"
-#include "worker/engine/forward_context.h"
+#include "worker/engine/forward_ranks.h"
 #include "worker/kv/page_pool.h"
 #include "worker/kv/session_kv.h"
-#include "worker/model/dictionary_file.h"
+#include "worker/model/model_rank.h"
 
 namespace lexico::eval {
 
@@ -31,12 +31,12 @@ kernels::DType CacheType(const worker::ModelConfig& config);
 // Thread-compatible.
 class ProfileDecoder {
  public:
-  // For contexts of n_tokens and n_steps steps. `dictionary` may be null where no profile is coded.
+  // For contexts of n_tokens and n_steps steps of a model that is not split. Its dictionary may be
+  // null where no profile is coded.
   // Errors: those of PagePool::Create.
   static absl::StatusOr<std::unique_ptr<ProfileDecoder>> Create(
-      std::shared_ptr<const worker::Transformer> transformer,
-      std::shared_ptr<const worker::ModelDictionary> dictionary, const kernels::Stream& stream,
-      const std::vector<base::Profile>& profiles, int64_t n_tokens, int64_t n_steps);
+      const worker::ModelRank& model, const std::vector<base::Profile>& profiles, int64_t n_tokens,
+      int64_t n_steps);
 
   // Codes a context with every profile. REQUIRES: n_tokens ids, and as many rows in every layer.
   absl::Status Begin(std::span<const int32_t> ids, const std::vector<LayerRows>& rows);
@@ -51,14 +51,16 @@ class ProfileDecoder {
   worker::PageError LayerError(int64_t i, int layer) const;
 
  private:
-  ProfileDecoder(worker::ForwardContext context) : context_(std::move(context)), step_(&context_) {}
+  explicit ProfileDecoder(std::vector<std::unique_ptr<worker::ForwardContext>> contexts)
+      : ranks_(std::move(contexts)), step_(&ranks_) {}
+  worker::ForwardContext& context() { return ranks_.first(); }
   absl::StatusOr<std::unique_ptr<worker::SessionKv>> Open(const worker::KvLayout& layout,
                                                           std::span<const int32_t> ids,
                                                           const std::vector<LayerRows>& rows);
   absl::Status EncodeLayer(const worker::KvLayout& layout, const LayerRows& rows, int layer,
                            std::span<uint8_t* const> blocks, std::span<worker::PageError> errors);
 
-  worker::ForwardContext context_;
+  worker::ForwardRanks ranks_;  // one
   std::vector<worker::KvLayout> layouts_;
   std::unique_ptr<worker::PagePool> pool_;
   std::vector<std::unique_ptr<worker::SessionKv>> sessions_;
