@@ -107,14 +107,18 @@ TEST(EvalTest, FidelityComparesProfilesAndRivals) {
 
 TEST(EvalTest, FidelityRefusesWhatItDoesNotKnow) {
   const auto fail = [](const std::string& flag, const std::string& value) {
-    const Result result =
-        RunEval({"fidelity", "--model", ModelDir(), "--text", "docs/ARCHITECTURE.md", flag, value});
+    std::vector<std::string> arguments = {"fidelity", "--model", ModelDir(), flag, value};
+    if (flag != "--text") arguments.insert(arguments.end(), {"--text", "docs/ARCHITECTURE.md"});
+    const Result result = RunEval(arguments);
     EXPECT_EQ(result.exit_code, 1);
     return result.err;
   };
   EXPECT_THAT(fail("--profiles", "paper-s1x"), HasSubstr("nearest is paper-s1"));
   EXPECT_THAT(fail("--rivals", "kivi2"), HasSubstr("nearest is kivi-2"));
   EXPECT_THAT(fail("--documents", "1000"), HasSubstr("give a longer text"));
+  const TempDir dir;
+  EXPECT_THAT(fail("--text", dir.Write("latin1.txt", "caf\xe9 ")), HasSubstr("latin1.txt"));
+  EXPECT_THAT(fail("--text", "/nonexistent/text"), HasSubstr("/nonexistent/text"));
 }
 
 TEST(EvalTest, CodeWritesTheCodesOfATensor) {

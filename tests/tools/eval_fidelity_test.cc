@@ -239,6 +239,21 @@ TEST_F(FidelityTest, RowsDecoderIsTheExactDecoderWhereTheCacheIsF32) {
   EXPECT_EQ(*going_on, *again);
 }
 
+TEST(FidelityOverflowTest, NumbersThatAreNotFiniteEndTheMeasurement) {
+  const kernels::Stream stream = kernels::Stream::Cpu(1);
+  const worker::ModelRank model =
+      tests::MakeTinyModel({.dtype = "float16", .weight_scale = 1e5f}, stream).at(0);
+  FidelityOptions options;
+  options.n_tokens = 160;
+  options.n_continuation = 1;
+  options.n_documents = 1;
+  const std::vector<int32_t> ids(200, 3);
+  const auto report = MeasureFidelity(options, model, ids, [](const std::string&) {});
+  EXPECT_EQ(report.status().code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(report.status().message(), HasSubstr("layer 0"));
+  EXPECT_THAT(report.status().message(), HasSubstr("positions 0 .. 159"));
+}
+
 TEST_F(FidelityTest, TokensBehindRowsLeftOutKeepTheirPositions) {
   const std::vector<int32_t> ids = RandomIds(50);
   RowsDecoder all(*model_.transformer, stream_, kernels::DType::kF32);
