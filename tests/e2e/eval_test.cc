@@ -87,5 +87,74 @@ TEST(EvalTest, RetrievalScoresEveryProfileAndLength) {
   EXPECT_THAT(result.out, HasSubstr("paper-s16"));
 }
 
+TEST(EvalTest, FidelityComparesProfilesAndRivals) {
+  const TempDir dir;
+  const std::string csv = dir.File("fidelity.csv");
+  const Result result =
+      RunEval({"fidelity", "--model", ModelDir(), "--text", "docs/ARCHITECTURE.md", "--tokens",
+               "384", "--continuation", "32", "--documents", "1", "--profiles", "dense,paper-s16",
+               "--rivals", "rotate-2,snapkv-50", "--json", "--csv", csv});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const json out = json::parse(result.out, nullptr, false);
+  ASSERT_FALSE(out.is_discarded()) << result.out;
+  ASSERT_EQ(out["methods"].size(), 4u);
+  EXPECT_EQ(out["methods"][0]["kl"], 0);
+  EXPECT_EQ(out["methods"][0]["top1"], 1);
+  EXPECT_EQ(out["methods"][1]["bytes_per_vector"], 48);
+  EXPECT_GT(out["methods"][2]["kl"], 0);
+  EXPECT_THAT(ReadText(csv), HasSubstr("snapkv-50,rival,"));
+}
+
+TEST(EvalTest, FidelityRefusesWhatItDoesNotKnow) {
+  const auto fail = [](const std::string& flag, const std::string& value) {
+    std::vector<std::string> arguments = {"fidelity", "--model", ModelDir(), flag, value};
+    if (flag != "--text") arguments.insert(arguments.end(), {"--text", "docs/ARCHITECTURE.md"});
+    const Result result = RunEval(arguments);
+    EXPECT_EQ(result.exit_code, 1);
+    return result.err;
+  };
+  EXPECT_THAT(fail("--profiles", "paper-s1x"), HasSubstr("nearest is paper-s1"));
+  EXPECT_THAT(fail("--rivals", "kivi2"), HasSubstr("nearest is kivi-2"));
+  EXPECT_THAT(fail("--documents", "1000"), HasSubstr("give a longer text"));
+  const TempDir dir;
+  EXPECT_THAT(fail("--text", dir.Write("latin1.txt", "caf\xe9 ")), HasSubstr("latin1.txt"));
+  EXPECT_THAT(fail("--text", "/nonexistent/text"), HasSubstr("/nonexistent/text"));
+}
+
+TEST(EvalTest, CodeWritesTheCodesOfATensor) {
+  const TempDir dir;
+  const std::string dictionary = ModelDir() + "/dictionaries/dictionary-N4096.safetensors";
+  const std::vector<std::string> arguments = {"code",
+                                              "--dictionary",
+                                              dictionary,
+                                              "--layer",
+                                              "2",
+                                              "--kind",
+                                              "v",
+                                              "--vectors",
+                                              dictionary,
+                                              "--tensor",
+                                              "layers.3.v",
+                                              "--profile",
+                                              "paper-s8",
+                                              "--error-threshold",
+                                              "0.5",
+                                              "--out",
+                                              dir.File("codes.safetensors"),
+                                              "--json"};
+  const Result result = RunEval(arguments);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const json out = json::parse(result.out, nullptr, false);
+  ASSERT_FALSE(out.is_discarded()) << result.out;
+  EXPECT_EQ(out["n_vectors"], 4096);
+  EXPECT_GT(out["relative_error"]["mean"], 0.1);
+  EXPECT_TRUE(std::filesystem::exists(dir.File("codes.safetensors")));
+  const Result unknown =
+      RunEval({"code", "--dictionary", dictionary, "--layer", "2", "--kind", "v", "--vectors",
+               dictionary, "--tensor", "layers.3.v", "--profile", "dense", "--out", dir.File("x")});
+  EXPECT_EQ(unknown.exit_code, 1);
+  EXPECT_THAT(unknown.err, HasSubstr("choose a paper-sN"));
+}
+
 }  // namespace
 }  // namespace lexico::tests

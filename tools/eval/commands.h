@@ -11,7 +11,9 @@ namespace lexico::eval {
 
 using Action = std::function<absl::Status()>;
 
+void AddCodeCommand(CLI::App& app, Action* action);
 void AddDocumentCommand(CLI::App& app, Action* action);
+void AddFidelityCommand(CLI::App& app, Action* action);
 void AddLogitsCommand(CLI::App& app, Action* action);
 void AddRetrievalCommand(CLI::App& app, Action* action);
 

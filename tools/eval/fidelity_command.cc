@@ -1,0 +1,161 @@
+// lexico-eval fidelity: what profiles and rivals cost in quality and take in memory.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <set>
+
+#include "kernels/api/code_layout.h"
+#include "proto/base/limits.h"
+#include "proto/base/profile.h"
+#include "proto/base/status.h"
+#include "tools/eval/commands.h"
+#include "tools/eval/fidelity/fidelity.h"
+#include "tools/eval/fidelity/fidelity_report.h"
+#include "worker/tokenizer/read_file.h"
+#include "worker/tokenizer/tokenizer.h"
+
+namespace lexico::eval {
+namespace {
+
+constexpr size_t kTextBytesMax = size_t{1} << 30;
+
+struct Options {
+  std::string model_dir;
+  std::string dictionary;
+  std::vector<std::string> profiles = {"paper-s8", "paper-s16", "paper-s24"};
+  std::vector<std::string> rivals = {"kivi-2", "rotate-2", "rotate-3"};
+  std::string text_file;
+  int64_t n_tokens = 4096;
+  int64_t n_continuation = 256;
+  int n_documents = 2;
+  int threads = 0;
+  bool json = false;
+  std::string csv_file;
+};
+
+// Of a vector of a coded page.
+int StoredBytes(const base::Profile& profile) {
+  const kernels::PageLayout page{.n_kv_heads = 1,
+                                 .head_dim = 1,
+                                 .page_tokens = base::kPageTokens,
+                                 .sparsity_k = profile.sparsity_k,
+                                 .sparsity_v = profile.sparsity_v};
+  return static_cast<int>(page.payload_bytes() / (2 * base::kPageTokens));
+}
+
+absl::StatusOr<FidelityOptions> ParseMethods(const Options& options) {
+  FidelityOptions parsed;
+  parsed.n_tokens = options.n_tokens;
+  parsed.n_continuation = options.n_continuation;
+  parsed.n_documents = options.n_documents;
+  std::set<int> budgets;
+  for (const std::string& name : options.profiles) {
+    LEXICO_ASSIGN_OR_RETURN(base::Profile profile, base::ParseProfile(name));
+    if (!profile.is_dense()) budgets.insert(StoredBytes(profile));
+    parsed.profiles.push_back(std::move(profile));
+  }
+  if (budgets.empty()) {
+    LEXICO_ASSIGN_OR_RETURN(const base::Profile usual, base::ParseProfile(base::kDefaultProfile));
+    budgets.insert(StoredBytes(usual));
+  }
+  const std::vector<int> ascending(budgets.begin(), budgets.end());
+  for (const std::string& name : options.rivals) {
+    LEXICO_ASSIGN_OR_RETURN(auto rivals, ParseRival(name, ascending));
+    std::move(rivals.begin(), rivals.end(), std::back_inserter(parsed.rivals));
+  }
+  return parsed;
+}
+
+absl::StatusOr<std::vector<int32_t>> ReadIds(const Options& options) {
+  LEXICO_ASSIGN_OR_RETURN(const auto tokenizer,
+                          worker::Tokenizer::Load(options.model_dir + "/tokenizer.json"));
+  LEXICO_ASSIGN_OR_RETURN(const std::string text,
+                          worker::ReadTextFile(options.text_file, kTextBytesMax));
+  auto ids = tokenizer->Encode(text, {.add_special_tokens = false, .parse_special = false});
+  if (!ids.ok()) return base::Annotate(ids.status(), options.text_file);
+  return ids;
+}
+
+absl::Status WriteFile(const std::string& path, const std::string& text) {
+  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  file << text;
+  file.flush();
+  if (file.good()) return absl::OkStatus();
+  return absl::UnavailableError(
+      fmt::format("{}: cannot be written; is there such a folder, and room?", path));
+}
+
+absl::Status Run(const Options& options) {
+  LEXICO_ASSIGN_OR_RETURN(const FidelityOptions methods, ParseMethods(options));
+  LEXICO_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, ReadIds(options));
+  bool coded = false;
+  for (const base::Profile& profile : methods.profiles) coded = coded || !profile.is_dense();
+  std::string path = options.dictionary;
+  if (coded && path.empty()) {
+    LEXICO_ASSIGN_OR_RETURN(path, worker::FindDefaultDictionary(options.model_dir));
+  }
+  const kernels::Stream stream = kernels::Stream::Cpu(options.threads);
+  LEXICO_ASSIGN_OR_RETURN(
+      const auto ranks, worker::LoadModelRanks(options.model_dir, coded ? path : "", {&stream, 1}));
+  LEXICO_ASSIGN_OR_RETURN(const FidelityReport report,
+                          MeasureFidelity(methods, ranks[0], ids, [](const std::string& line) {
+                            std::cerr << line << "\n";
+                          }));
+  const FidelitySetup setup{.model = options.model_dir,
+                            .dictionary = coded ? path : "",
+                            .text = options.text_file,
+                            .n_tokens = options.n_tokens,
+                            .n_continuation = options.n_continuation,
+                            .n_documents = options.n_documents};
+  std::cout << (options.json ? FidelityJson(setup, report) : FidelityTable(setup, report));
+  if (options.csv_file.empty()) return absl::OkStatus();
+  return WriteFile(options.csv_file, FidelityCsv(report));
+}
+
+}  // namespace
+
+void AddFidelityCommand(CLI::App& app, Action* action) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand(
+      "fidelity", "What profiles and rival methods cost in quality after a compressed context");
+  command->add_option("--model", options->model_dir, "Model folder")->required();
+  command->add_option("--text", options->text_file, "UTF-8 text the model was not trained on")
+      ->required();
+  command->add_option("--dictionary", options->dictionary,
+                      "Dictionary file; default: the model folder's");
+  command->add_option("--profiles", options->profiles, "Comma-separated profiles")
+      ->delimiter(',')
+      ->capture_default_str();
+  command
+      ->add_option("--rivals", options->rivals,
+                   fmt::format("Comma-separated methods to compare with, of {}; evictions take the "
+                               "bytes of each coded profile, or their own as in snapkv-48",
+                               fmt::join(RivalNames(), ", ")))
+      ->delimiter(',')
+      ->capture_default_str();
+  command->add_option("--tokens", options->n_tokens, "Tokens of a compressed context")
+      ->check(CLI::Range(int64_t{1}, int64_t{base::kPositionsMax}))
+      ->capture_default_str();
+  command->add_option("--continuation", options->n_continuation, "Tokens compared behind it")
+      ->check(CLI::Range(int64_t{1}, int64_t{base::kPositionsMax}))
+      ->capture_default_str();
+  command->add_option("--documents", options->n_documents, "Runs of the text, at even distances")
+      ->check(CLI::Range(1, 100000))
+      ->capture_default_str();
+  command->add_option("--threads", options->threads, "CPU threads; 0 for all")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  command->add_flag("--json", options->json, "Machine-readable output, for plot_fidelity.py");
+  command->add_option("--csv", options->csv_file, "Write a CSV file too");
+  command->footer(
+      "Example:\n  lexico-eval fidelity --model models/lexico-20m --text heldout.txt --profiles "
+      "paper-s16 --rivals kivi-2,rotate-3,snapkv --json > fidelity.json\n"
+      "  tools/eval/plot_fidelity.py fidelity.json --out fidelity.svg");
+  command->callback([options, action] { *action = [options] { return Run(*options); }; });
+}
+
+}  // namespace lexico::eval
