@@ -38,6 +38,22 @@ absl::Status CheckIds(const ModelConfig& config, std::span<const int32_t> ids, i
 
 }  // namespace
 
+void AttendToRows(const ModelConfig& config, std::span<const float> q, std::span<const float> k,
+                  std::span<const float> v, std::span<float> attention,
+                  const kernels::Stream& stream) {
+  const auto n = static_cast<int64_t>(q.size()) / config.q_dim();
+  const auto n_keys = static_cast<int64_t>(k.size()) / config.kv_dim();
+  kernels::PrefillAttention(
+      {.q = TensorView(q.data(), {n, config.n_heads, config.head_dim}),
+       .k = TensorView(k.data(), {n_keys, config.n_kv_heads, config.head_dim}),
+       .v = TensorView(v.data(), {n_keys, config.n_kv_heads, config.head_dim}),
+       .first_position = n_keys - n,
+       .scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim)),
+       .allow_bf16 = false,
+       .out = MutableTensorView(attention.data(), {n, config.n_heads, config.head_dim})},
+      stream);
+}
+
 ExactDecoder::ExactDecoder(const Transformer& transformer, const kernels::Stream& stream)
     : transformer_(transformer), stream_(stream), layers_(transformer.config().n_layers) {}
 
@@ -61,15 +77,7 @@ absl::StatusOr<std::vector<float>> ExactDecoder::Append(std::span<const int32_t>
     const int64_t offset = n_tokens_ * config.kv_dim();
     transformer_.AttentionInputs(layer, hidden.data(), n, positions.data(), q.data(),
                                  cache.k.data() + offset, cache.v.data() + offset, scratch_);
-    kernels::PrefillAttention(
-        {.q = TensorView(q.data(), {n, config.n_heads, config.head_dim}),
-         .k = TensorView(cache.k.data(), {n_keys, config.n_kv_heads, config.head_dim}),
-         .v = TensorView(cache.v.data(), {n_keys, config.n_kv_heads, config.head_dim}),
-         .first_position = n_tokens_,
-         .scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim)),
-         .allow_bf16 = false,
-         .out = MutableTensorView(attention.data(), {n, config.n_heads, config.head_dim})},
-        stream_);
+    AttendToRows(config, q, cache.k, cache.v, attention, stream_);
     transformer_.AttentionOutputs(layer, TensorView(attention.data(), {n, config.q_dim()}),
                                   hidden.data(), scratch_);
   }

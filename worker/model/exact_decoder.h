@@ -14,6 +14,12 @@
 namespace lexico::worker {
 
 // Thread-compatible. `transformer` must outlive it.
+// Exact causal attention of the newest n rows over all of them, in F32: q and attention [n,
+// n_heads, head_dim], k and v [n_keys, n_kv_heads, head_dim], n_keys >= n.
+void AttendToRows(const ModelConfig& config, std::span<const float> q, std::span<const float> k,
+                  std::span<const float> v, std::span<float> attention,
+                  const kernels::Stream& stream);
+
 class ExactDecoder {
  public:
   ExactDecoder(const Transformer& transformer, const kernels::Stream& stream);

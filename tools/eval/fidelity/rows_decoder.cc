@@ -3,17 +3,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 #include <utility>
 
-#include "kernels/api/dense_attention.h"
 #include "kernels/api/rows.h"
 #include "proto/base/check.h"
+#include "worker/model/exact_decoder.h"
 
 namespace lexico::eval {
 
-using kernels::MutableTensorView;
 using kernels::TensorView;
 
 RowsDecoder::RowsDecoder(const worker::Transformer& transformer, const kernels::Stream& stream,
@@ -59,15 +57,7 @@ absl::StatusOr<std::vector<float>> RowsDecoder::Append(std::span<const int32_t> 
           fmt::format("layer {}: a key or value at positions {} .. {} is not finite", layer,
                       position_, position_ + n - 1));
     }
-    kernels::PrefillAttention(
-        {.q = TensorView(q.data(), {n, config.n_heads, config.head_dim}),
-         .k = TensorView(rows.k.data(), {n_keys, config.n_kv_heads, config.head_dim}),
-         .v = TensorView(rows.v.data(), {n_keys, config.n_kv_heads, config.head_dim}),
-         .first_position = n_before,
-         .scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim)),
-         .allow_bf16 = false,
-         .out = MutableTensorView(attention.data(), {n, config.n_heads, config.head_dim})},
-        stream_);
+    worker::AttendToRows(config, q, rows.k, rows.v, attention, stream_);
     transformer_.AttentionOutputs(layer, TensorView(attention.data(), {n, config.q_dim()}),
                                   hidden.data(), scratch_);
     queries_[layer].assign(q.end() - std::min(n, n_queries_) * config.q_dim(), q.end());
