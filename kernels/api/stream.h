@@ -59,6 +59,10 @@ class Stream {
   // same stream.
   Stream Sibling() const;
 
+  // Another stream of the same device for ops beside those of this one, which go first where both
+  // wait. On a CPU the same stream. ResourceExhausted: the workspace does not fit.
+  absl::StatusOr<Stream> Beside(size_t workspace_bytes) const;
+
   // Returns when all ops enqueued so far have finished.
   void Synchronize() const {
     if (device_ != nullptr) device_->Synchronize();

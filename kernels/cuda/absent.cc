@@ -25,6 +25,10 @@ absl::StatusOr<std::shared_ptr<Device>> OpenDevice(const CudaOptions& options) {
 
 std::shared_ptr<Device> OpenSibling(const Stream& stream) { LEXICO_UNREACHABLE(); }
 
+absl::StatusOr<std::shared_ptr<Device>> OpenBeside(const Stream& stream, size_t workspace_bytes) {
+  LEXICO_UNREACHABLE();
+}
+
 absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(TensorView dictionary,
                                                                             const Stream& stream) {
   LEXICO_UNREACHABLE();

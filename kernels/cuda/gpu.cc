@@ -32,11 +32,16 @@ void* TryAllocate(size_t bytes) {
 
 }  // namespace
 
-Gpu::Gpu(int ordinal, std::string name) : ordinal_(ordinal), name_(std::move(name)) {
+Gpu::Gpu(int ordinal, std::string name, bool goes_first)
+    : ordinal_(ordinal), name_(std::move(name)) {
   MakeCurrent();
   n_multiprocessors_ = Attribute(cudaDevAttrMultiProcessorCount, ordinal);
   shared_bytes_max_ = Attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal);
-  LEXICO_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  int last = 0;
+  int first = 0;
+  LEXICO_CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&last, &first));
+  LEXICO_CUDA_CHECK(
+      cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, goes_first ? first : last));
   LEXICO_CUDA_CHECK(cudaEventCreate(&begin_));
   LEXICO_CUDA_CHECK(cudaEventCreate(&end_));
 }

@@ -18,7 +18,8 @@ class Gpu final : public Device {
  public:
   // The GPU `ordinal` exists and is new enough (open_device.cc). `workspace` is device memory that
   // the Gpu frees.
-  Gpu(int ordinal, std::string name);
+  // Ops of a stream that goes first start before those of others that wait as well.
+  Gpu(int ordinal, std::string name, bool goes_first);
   ~Gpu() override;
 
   // False where that much is not free. Called once, before the first op.

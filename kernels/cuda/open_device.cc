@@ -26,6 +26,12 @@ absl::StatusOr<int> CountDevices() {
   return n_devices;
 }
 
+absl::StatusOr<std::shared_ptr<Device>> WithWorkspace(std::shared_ptr<Gpu> gpu, size_t bytes) {
+  if (gpu->TakeWorkspace(bytes)) return gpu;
+  return absl::ResourceExhaustedError(fmt::format(
+      "a workspace of {} bytes does not fit into the memory left of {}", bytes, gpu->name()));
+}
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<Device>> OpenDevice(const CudaOptions& options) {
@@ -35,18 +41,19 @@ absl::StatusOr<std::shared_ptr<Device>> OpenDevice(const CudaOptions& options) {
   LEXICO_CUDA_CHECK(cudaGetDeviceProperties(&properties, options.ordinal));
   const std::string name = fmt::format("cuda:{} {}", options.ordinal, properties.name);
   LEXICO_RETURN_IF_ERROR(CheckCapability(name, properties.major, properties.minor));
-  auto gpu = std::make_shared<Gpu>(options.ordinal, name);
-  if (!gpu->TakeWorkspace(options.workspace_bytes)) {
-    return absl::ResourceExhaustedError(
-        fmt::format("a workspace of {} bytes does not fit into the memory left of {}",
-                    options.workspace_bytes, name));
-  }
-  return gpu;
+  return WithWorkspace(std::make_shared<Gpu>(options.ordinal, name, /*goes_first=*/true),
+                       options.workspace_bytes);
 }
 
 std::shared_ptr<Device> OpenSibling(const Stream& stream) {
   const Gpu& gpu = GpuOf(stream);
-  return std::make_shared<Gpu>(gpu.ordinal(), gpu.name());
+  return std::make_shared<Gpu>(gpu.ordinal(), gpu.name(), /*goes_first=*/false);
+}
+
+absl::StatusOr<std::shared_ptr<Device>> OpenBeside(const Stream& stream, size_t workspace_bytes) {
+  const Gpu& gpu = GpuOf(stream);
+  return WithWorkspace(std::make_shared<Gpu>(gpu.ordinal(), gpu.name(), /*goes_first=*/false),
+                       workspace_bytes);
 }
 
 }  // namespace lexico::kernels::cuda

@@ -15,5 +15,7 @@ absl::StatusOr<std::shared_ptr<Device>> OpenDevice(const CudaOptions& options);
 
 // As Stream::Sibling. REQUIRES: stream.kind() == DeviceKind::kCuda
 std::shared_ptr<Device> OpenSibling(const Stream& stream);
+// As kernels::Stream::Beside.
+absl::StatusOr<std::shared_ptr<Device>> OpenBeside(const Stream& stream, size_t workspace_bytes);
 
 }  // namespace lexico::kernels::cuda

@@ -80,6 +80,13 @@ Stream Stream::Sibling() const {
   return Stream(kind_, threads_, cuda::OpenSibling(*this));
 }
 
+absl::StatusOr<Stream> Stream::Beside(size_t workspace_bytes) const {
+  if (kind_ == DeviceKind::kCpu) return *this;
+  absl::StatusOr<std::shared_ptr<Device>> device = cuda::OpenBeside(*this, workspace_bytes);
+  if (!device.ok()) return device.status();
+  return Stream(kind_, threads_, *std::move(device));
+}
+
 void Stream::ReleaseThreads() const {
   omp_pause_resource(omp_pause_soft, omp_get_initial_device());
 }

@@ -10,7 +10,7 @@
 
 #include "kernels/api/dictionary.h"
 #include "kernels/api/rows.h"
-#include "worker/kv/code_ahead.h"
+#include "worker/kv/ahead_coder.h"
 #include "worker/kv/session_kv.h"
 
 namespace lexico::worker {
@@ -26,10 +26,7 @@ class KvTest : public testing::Test {
   explicit KvTest(const StagingOptions& staging = {})
       : stream_(kernels::Stream::Cpu(1)),
         pool_(*PagePool::Create(64 << 18, 1 << 18, stream_, staging)) {
-    for (int layer = 0; layer < kLayers; ++layer) {
-      dictionaries_.push_back({RandomDictionary(), RandomDictionary()});
-    }
-    coders_[0].dictionaries = dictionaries_;
+    for (LayerDictionaries& layer : dictionaries_) layer = {RandomDictionary(), RandomDictionary()};
   }
   ~KvTest() override { EXPECT_EQ(pool_->usage().used_blocks, 0) << "a block leaked"; }
 
@@ -71,20 +68,21 @@ class KvTest : public testing::Test {
                        stream_);
     return non_finite;
   }
-  // Codes what is due of one session, at the next step. How many vectors.
+  // Commits a row and codes what is due of one session, at the next step. How many vectors.
   absl::StatusOr<int64_t> CodeOne(SessionKv& kv) {
     SessionKv* const session = &kv;
-    CodedAhead coded = CodeAhead({&session, 1}, step_++, 8, coders_, team_);
+    coder_.Begin({&session, 1}, step_++, 8);
+    kv.CommitRow();
+    const CodedAhead coded = coder_.Finish();
     if (!coded.statuses[0].ok()) return coded.statuses[0];
     return coded.n_vectors;
   }
-  // One token, whose keys and values are `row` in every layer.
+  // One token, whose keys and values are `row` in every layer; not committed.
   void AddRow(SessionKv& kv, const std::vector<float>& row) {
     const int32_t id = 1;
     kv.AddPending({&id, 1});
     ASSERT_TRUE(kv.ReserveRow().ok());
     for (int layer = 0; layer < kLayers; ++layer) WriteRow(kv, layer, row, row);
-    kv.CommitRow();
   }
   void AddRow(SessionKv& kv) { AddRow(kv, RandomRows(1)); }
   // Decodes `n` tokens with random rows.
@@ -98,7 +96,6 @@ class KvTest : public testing::Test {
         const std::vector<float> v = RandomRows(1);
         ASSERT_EQ(WriteRow(kv, layer, k, v), 0);
       }
-      kv.CommitRow();
       ASSERT_TRUE(CodeOne(kv).ok());
     }
   }
@@ -121,10 +118,14 @@ class KvTest : public testing::Test {
   kernels::Stream stream_;
   std::mt19937_64 random_{7};
   std::unique_ptr<PagePool> pool_;
-  std::vector<LayerDictionaries> dictionaries_;
+  std::vector<LayerDictionaries> dictionaries_ = std::vector<LayerDictionaries>(kLayers);
   CoderScratch scratch_;
-  std::vector<CoderOfRank> coders_ = {{.stream = &stream_, .scratch = &scratch_}};
   kernels::RankTeam team_{1};
+  AheadCoder coder_{{{.dictionaries = dictionaries_,
+                      .stream = &stream_,
+                      .beside = &stream_,
+                      .scratch = &scratch_}},
+                    &team_};
   int64_t step_ = 0;  // of CodeOne
 };
 

@@ -105,7 +105,6 @@ TEST_F(SessionKvTest, CodingIsSpreadOverTheStepsBeforeASealing) {
     ASSERT_TRUE(kv->ReserveRow().ok());
     const std::vector<float> row = RandomRows(1);
     for (int layer = 0; layer < kLayers; ++layer) WriteRow(*kv, layer, row, row);
-    kv->CommitRow();
     const auto n = CodeOne(*kv);
     ASSERT_TRUE(n.ok());
     most = std::max(most, *n);
@@ -152,7 +151,9 @@ TEST_F(SessionKvTest, WhatIsCodedTogetherIsCodedToTheSameBits) {
       ASSERT_TRUE(CodeOne(*alone[i]).ok());
       batch.push_back(together[i].get());
     }
-    const CodedAhead coded = CodeAhead(batch, step, 2, coders_, team_);
+    coder_.Begin(batch, step, 2);
+    for (SessionKv* kv : batch) kv->CommitRow();
+    const CodedAhead coded = coder_.Finish();
     for (const absl::Status& status : coded.statuses) ASSERT_TRUE(status.ok()) << status;
   }
   for (int i = 0; i < 5; ++i) {
@@ -162,6 +163,35 @@ TEST_F(SessionKvTest, WhatIsCodedTogetherIsCodedToTheSameBits) {
       EXPECT_EQ(PageBytes(*together[i], layer, 0), PageBytes(*alone[i], layer, 0));
       EXPECT_EQ(together[i]->page_error(0, layer).k, alone[i]->page_error(0, layer).k);
     }
+  }
+}
+
+TEST_F(SessionKvTest, WhatIsCodedBesideStepsIsWhatIsCodedBehindThem) {
+  auto behind = Open(Layout("paper-s4"));
+  Decode(*behind, 125);
+  std::unique_ptr<SessionKv> other = *behind->Fork();
+  const kernels::Stream stream = kernels::Stream::Cpu(1);
+  CoderScratch scratch;
+  AheadCoder beside(
+      {{.dictionaries = dictionaries_, .stream = &stream_, .beside = &stream, .scratch = &scratch}},
+      &team_);
+  for (int64_t step = step_; other->n_pages() < 2; ++step) {
+    const std::vector<float> row = RandomRows(1);
+    AddRow(*behind, row);
+    ASSERT_TRUE(CodeOne(*behind).ok());
+    const int32_t id = 1;
+    other->AddPending({&id, 1});
+    ASSERT_TRUE(other->ReserveRow().ok());
+    SessionKv* const session = other.get();
+    beside.Begin({&session, 1}, step, 8);
+    for (int layer = 0; layer < kLayers; ++layer) WriteRow(*other, layer, row, row);
+    other->CommitRow();
+    ASSERT_TRUE(beside.Finish().statuses[0].ok());
+  }
+  ASSERT_EQ(behind->n_pages(), 2);
+  for (int layer = 0; layer < kLayers; ++layer) {
+    EXPECT_EQ(PageBytes(*behind, layer, 1), PageBytes(*other, layer, 1));
+    EXPECT_EQ(WindowK(*behind, layer), WindowK(*other, layer));
   }
 }
 
@@ -189,7 +219,9 @@ TEST_F(SessionKvTest, ARowThatIsNoNumberFailsItsOwnSessionOnly) {
     std::memset(bad->window_row(layer, false, 0), 0xff, 2 * kRowDim);
   }
   SessionKv* const sessions[] = {bad.get(), good.get()};
-  const CodedAhead coded = CodeAhead(sessions, 0, 8, coders_, team_);
+  coder_.Begin(sessions, 0, 8);
+  for (SessionKv* kv : sessions) kv->CommitRow();
+  const CodedAhead coded = coder_.Finish();
   EXPECT_TRUE(absl::IsInternal(coded.statuses[0])) << coded.statuses[0];
   EXPECT_TRUE(coded.statuses[1].ok()) << coded.statuses[1];
   EXPECT_EQ(coded.n_vectors, 2 * 32 * kHeads);

@@ -28,9 +28,12 @@ kernels::DType CacheType(const ModelConfig& config) {
   return kernels::DType::kF32;
 }
 
+// Of the coding beside steps: 16 sessions' pages of a layer at 16 atoms a vector in one wave.
+constexpr size_t kBesideWorkspace = size_t{64} << 20;
+
 // All that a device needs beside weights, dictionaries and the pool: nothing takes its memory
 // later.
-absl::Status ReserveDevice(int n_atoms, ForwardContext* context) {
+absl::Status ReserveDevice(const EngineOptions& options, int n_atoms, ForwardContext* context) {
   const ModelConfig& config = context->config();
   const int64_t pages_max = config.max_positions / base::kPageTokens;
   LEXICO_RETURN_IF_ERROR(
@@ -41,8 +44,11 @@ absl::Status ReserveDevice(int n_atoms, ForwardContext* context) {
   if (n_atoms > 0) {
     largest.sparsity_k = largest.sparsity_v = base::SparsityMax(config.head_dim, n_atoms);
   }
-  return context->coder_scratch.Reserve(MakeKvLayout(context->shape, largest, n_atoms),
-                                        context->batch_pages_max(), context->stream);
+  const KvLayout layout = MakeKvLayout(context->shape, largest, n_atoms);
+  LEXICO_RETURN_IF_ERROR(
+      context->coder_scratch.Reserve(layout, context->batch_pages_max(), context->stream));
+  LEXICO_ASSIGN_OR_RETURN(context->beside, context->stream.Beside(kBesideWorkspace));
+  return context->beside_scratch.Reserve(layout, PagesAhead(options, *context), context->beside);
 }
 
 // Of the ranks' devices together, for keys and values, when all else has its memory but the decode
@@ -95,7 +101,7 @@ absl::StatusOr<std::unique_ptr<ForwardContext>> MakeContext(const EngineOptions&
       context->dictionaries.push_back({pair.k, pair.v});
     }
   }
-  if (context->on_device()) LEXICO_RETURN_IF_ERROR(ReserveDevice(n_atoms, context.get()));
+  if (context->on_device()) LEXICO_RETURN_IF_ERROR(ReserveDevice(options, n_atoms, context.get()));
   const size_t prefill_bytes = options.prefill_memory_bytes > 0
                                    ? options.prefill_memory_bytes
                                    : PrefillRank::WorkBytes(*context, 0, local.max_positions);

@@ -22,6 +22,7 @@
 #include "worker/engine/forward_ranks.h"
 #include "worker/engine/scheduler.h"
 #include "worker/engine/sequence.h"
+#include "worker/kv/ahead_coder.h"
 #include "worker/model/sampler.h"
 
 namespace lexico::worker {
@@ -29,6 +30,11 @@ namespace lexico::worker {
 // Pages of all sessions of a decode step together, at most.
 inline int64_t PagesOfSteps(const EngineOptions& options, const ModelConfig& config) {
   return int64_t{options.decode_seqs_max} * (config.max_positions / base::kPageTokens);
+}
+
+// Pages of one layer that steps code in one call at most: one of every sequence.
+inline int64_t PagesAhead(const EngineOptions& options, const ForwardContext& context) {
+  return std::min<int64_t>(options.decode_seqs_max, context.batch_pages_max());
 }
 
 class Engine::Impl {
@@ -91,8 +97,9 @@ class Engine::Impl {
   bool Publish(Sequence& sequence, SampledToken sampled);
   // The next token of sequence i of the last decode step.
   absl::StatusOr<SampledToken> Choose(const Sequence& sequence, int64_t i);
-  // Behind a decode step of these sequences: what is due of their pages. One status each.
-  std::vector<absl::Status> CodeBehind(std::span<Sequence* const> sequences);
+  // When the rows of these sequences' step are committed, or given up: what it coded of their
+  // pages. One status each.
+  std::vector<absl::Status> FinishCoding(std::span<Sequence* const> sequences);
   void SinkPages(const Session& session, int64_t first_page);
   void UpdateInfo(Session& session);
   void Finish(Sequence& sequence, const absl::Status& status);
@@ -114,6 +121,7 @@ class Engine::Impl {
   ForwardRanks ranks_;
   const ForwardContext& context_;  // of the first rank
   DecodeStep decode_step_;
+  AheadCoder ahead_coder_;
   Sampler sampler_;
   int64_t n_decode_steps_ = 0;
   std::vector<float> logits_;  // [vocab_size]

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "proto/base/check.h"
@@ -10,7 +11,6 @@
 #include "proto/base/status.h"
 #include "worker/engine/engine_impl.h"
 #include "worker/engine/errors.h"
-#include "worker/kv/code_ahead.h"
 
 namespace lexico::worker {
 namespace {
@@ -19,6 +19,12 @@ namespace {
 // deadlines pass.
 constexpr absl::Duration kBlockedPoll = absl::Milliseconds(20);
 constexpr absl::Duration kGaugeInterval = absl::Milliseconds(250);
+
+std::vector<CoderOfRank> AheadCoders(ForwardRanks& ranks) {
+  std::vector<CoderOfRank> coders;
+  for (int rank = 0; rank < ranks.size(); ++rank) coders.push_back(ranks[rank].ahead_coder());
+  return coders;
+}
 
 }  // namespace
 
@@ -38,6 +44,7 @@ Engine::Impl::Impl(const EngineOptions& options, std::unique_ptr<PagePool> pool,
       ranks_(std::move(contexts)),
       context_(ranks_.first()),
       decode_step_(&ranks_),
+      ahead_coder_(AheadCoders(ranks_), &ranks_.team()),
       logits_(context_.config().vocab_size) {}
 
 absl::Status Engine::Impl::Start() {
@@ -312,37 +319,32 @@ void Engine::Impl::RunDecode(const std::vector<SequenceId>& ids) {
     draws.push_back(Sampler::DrawOf(sampling, std::ssize(sessions.back()->log())));
     n_top = std::max(n_top, Sampler::TopNeeded(sampling));
   }
+  ahead_coder_.Begin(sessions, n_decode_steps_++, PagesAhead(options_, context_));
   decode_step_.Run(sessions, draws, n_top);
 
-  std::vector<std::pair<Sequence*, absl::Status>> ended;
-  std::vector<Sequence*> committed;
+  std::vector<std::optional<absl::Status>> ended(batch.size());
   for (size_t i = 0; i < batch.size(); ++i) {
     Sequence& sequence = *batch[i];
-    SessionKv& kv = *sessions[i];
     if (const auto bad = decode_step_.non_finite(static_cast<int64_t>(i)); bad.has_value()) {
       metrics_.OnNonFinite(*bad);
-      ended.emplace_back(
-          &sequence, absl::InternalError(fmt::format("a key or value at position {} is not finite",
-                                                     kv.n_tokens())));
+      ended[i] = absl::InternalError(
+          fmt::format("a key or value at position {} is not finite", sessions[i]->n_tokens()));
       continue;
     }
-    committed.push_back(&sequence);
     sequence.timing.decode_attention += decode_step_.attention_time();
     auto sampled = Choose(sequence, static_cast<int64_t>(i));
     if (!sampled.ok()) {
-      ended.emplace_back(&sequence, sampled.status());
+      ended[i] = sampled.status();
     } else if (Publish(sequence, *std::move(sampled))) {
-      ended.emplace_back(&sequence, absl::OkStatus());
+      ended[i] = absl::OkStatus();
     }
   }
   // Behind the tokens: coding, then the ends. A session whose call ends is sealed like any other.
-  const std::vector<absl::Status> coded = CodeBehind(committed);
-  for (size_t i = 0; i < committed.size(); ++i) {
-    if (coded[i].ok()) continue;
-    std::erase_if(ended, [&](const auto& end) { return end.first == committed[i]; });
-    ended.emplace_back(committed[i], coded[i]);
+  const std::vector<absl::Status> coded = FinishCoding(batch);
+  for (size_t i = 0; i < batch.size(); ++i) {
+    if (!coded[i].ok() && (!ended[i].has_value() || ended[i]->ok())) ended[i] = coded[i];
+    if (ended[i].has_value()) Finish(*batch[i], *ended[i]);
   }
-  for (const auto& [sequence, status] : ended) Finish(*sequence, status);
 }
 
 absl::StatusOr<SampledToken> Engine::Impl::Choose(const Sequence& sequence, int64_t i) {
@@ -356,21 +358,13 @@ absl::StatusOr<SampledToken> Engine::Impl::Choose(const Sequence& sequence, int6
   return sampler_.Sample(sampling, decode_step_.logits(i), log, std::ssize(log));
 }
 
-std::vector<absl::Status> Engine::Impl::CodeBehind(std::span<Sequence* const> sequences) {
-  std::vector<SessionKv*> sessions;
+std::vector<absl::Status> Engine::Impl::FinishCoding(std::span<Sequence* const> sequences) {
   std::vector<int64_t> pages_before;
   for (const Sequence* sequence : sequences) {
-    sessions.push_back(sequence->session->kv.get());
-    pages_before.push_back(sessions.back()->n_pages());
+    pages_before.push_back(sequence->session->kv->n_pages());
   }
   const absl::Time begin = clock_->Now();
-  std::vector<CoderOfRank> coders;
-  for (int rank = 0; rank < ranks_.size(); ++rank) {
-    ForwardContext& context = ranks_[rank];
-    coders.push_back({context.dictionaries, &context.stream, &context.coder_scratch});
-  }
-  const CodedAhead coded =
-      CodeAhead(sessions, n_decode_steps_++, context_.batch_pages_max(), coders, ranks_.team());
+  const CodedAhead coded = ahead_coder_.Finish();
   if (coded.n_vectors > 0) {
     const absl::Duration took = clock_->Now() - begin;
     for (Sequence* sequence : sequences) sequence->timing.coding += took;

@@ -11,6 +11,7 @@
 #include "proto/base/clock.h"
 #include "worker/engine/step_arrays.h"
 #include "worker/engine/work_arena.h"
+#include "worker/kv/ahead_coder.h"
 #include "worker/kv/kv_layout.h"
 #include "worker/kv/page_coder.h"
 #include "worker/model/transformer.h"
@@ -31,6 +32,16 @@ struct ForwardContext {
   StepArrays direct_arrays = StepArrays(stream);
   Transformer::Scratch transformer_scratch;
   CoderScratch coder_scratch;
+
+  // Of the pages that steps code, which on a device happens beside them.
+  kernels::Stream beside = stream;
+  CoderScratch beside_scratch;
+  CoderOfRank ahead_coder() {
+    return {.dictionaries = dictionaries,
+            .stream = &stream,
+            .beside = on_device() ? &beside : &stream,
+            .scratch = on_device() ? &beside_scratch : &coder_scratch};
+  }
 
   const LayerDictionaries& dictionaries_of(int layer) const {
     static const auto& none = *new LayerDictionaries();

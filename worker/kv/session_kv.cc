@@ -144,7 +144,7 @@ void SessionKv::PopRow() {
 // -----------------------------------------------------------------------------------------
 
 std::vector<int> SessionKv::LayersDue(int64_t step) const {
-  const int rows = window_rows();
+  const int rows = window_rows() + 1;
   if (rows <= layout_.window_tokens) return {};
   const int64_t n_layers = layout_.shape.n_layers;
   const int64_t per_step = (n_layers + layout_.seal_tokens() - 1) / layout_.seal_tokens();

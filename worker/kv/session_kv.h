@@ -13,7 +13,7 @@
 //
 // When the window has window_tokens + seal_tokens rows, the oldest seal_tokens become a page, so
 // the newest window_tokens are always exact. Those rows are known long before that moment:
-// CodeAhead (code_ahead.h) codes a few layers' pages a step and keeps them aside, so that no step
+// AheadCoder (ahead_coder.h) codes a few layers' pages a step and keeps them aside, so that no step
 // pays for all layers at once. What a page holds depends on its rows only, never on when it was
 // coded; a snapshot leaves the pages that are still aside out, and the restored session codes them
 // again to the same bits.
@@ -104,12 +104,13 @@ class SessionKv {
   // After the row of every layer was written: the first pending token has keys and values.
   void CommitRow();
 
-  // -- Coding ahead (code_ahead.h) ----------------------------------------------------------------
-  // Layers whose oldest rows are to be coded now. At step s these are layers s m, s m + 1, ...
-  // s m + m - 1 modulo n_layers of the page's that are missing, m = n_layers / seal_tokens rounded
-  // up: the same ones for all sessions, whenever their windows began to fill, so that they can be
-  // coded together; every session has had all layers when its window is full, if it took part in
-  // every step. One that did not has its missing layers earlier, the latest with a full window.
+  // -- Coding ahead (ahead_coder.h) ---------------------------------------------------------------
+  // Layers whose oldest rows are to be coded in the step that writes the next row. At step s these
+  // are layers s m, s m + 1, ... s m + m - 1 modulo n_layers of the page's that are missing, m =
+  // n_layers / seal_tokens rounded up: the same ones for all sessions, whenever their windows began
+  // to fill, so that they can be coded together; every session has had all layers when its window
+  // is full, if it took part in every step. One that did not has its missing layers earlier, the
+  // latest in the step that fills the window.
   std::vector<int> LayersDue(int64_t step) const;
   // Where they are coded to. REQUIRES: LayersDue is not empty, ReserveRow was OK.
   uint8_t* ahead_block() const { return ahead_block_; }
