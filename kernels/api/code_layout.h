@@ -4,7 +4,9 @@
 //
 //   for kind in (K, V):                        sparsity = sparsity_k or sparsity_v
 //     for head in 0 .. n_kv_heads-1:
-//       atoms  u16 [page_tokens, sparsity]     greedy order: the order in which OMP chose them
+//       atoms  u16 [page_tokens, sparsity]     a vector's in any order: coded on a CPU, the one in
+//                                              which OMP chose them; on a GPU, the one of
+//                                              kernels/cuda/code_order.h
 //       coefs  u8  [page_tokens, sparsity]     FP8 E4M3FN (OCP: bias 7, largest 448, no infinity)
 //
 // A vector that took fewer atoms is padded with (atom 0, coefficient +0.0), which adds exactly

@@ -33,7 +33,8 @@ inline constexpr int32_t kNonFiniteValue = 2;
 void StoreRows(const StoreRowsArgs& args, const Stream& stream);
 
 // Codes of OmpEncode, in the order [page, token, head, sparsity], into one half of coded pages
-// (code_layout.h).
+// (code_layout.h). The codes of one vector keep their order on a CPU; on a GPU they take the one in
+// which its attention finds its look-ups soonest.
 struct PackCodesArgs {
   PageLayout layout;
   bool value = false;               // the half: keys or values

@@ -7,6 +7,8 @@
 #include <random>
 #include <vector>
 
+#include "kernels/api/omp_encode.h"
+#include "kernels/api/rows.h"
 #include "kernels/api/sparse_attention.h"
 #include "kernels/bench/bench_data.h"
 #include "kernels/bench/suites.h"
@@ -20,18 +22,54 @@ constexpr int kKvHeads = 8;
 constexpr int64_t kLayersBytes = int64_t{256} << 20;
 constexpr int64_t kDistinctPages = 1024;
 
-// n_pages pages of random codes, of which kDistinctPages differ, each in memory of its own.
+struct RandomCodes {
+  RandomCodes(int64_t n, int n_atoms, int seed) {
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal;
+    for (int64_t i = 0; i < n; ++i) {
+      atoms.push_back(static_cast<uint16_t>(random() % n_atoms));
+      coefs.push_back(FloatToE4m3(normal(random)));
+    }
+  }
+  std::vector<uint16_t> atoms;
+  std::vector<uint8_t> coefs;
+};
+
+// n_pages pages of random codes, of which kDistinctPages differ, each in memory of its own, packed
+// as a worker's are.
 struct PagePool {
   PagePool(const PageLayout& layout, int64_t n_pages, int n_atoms, const Stream& stream)
       : memory(AllocateOnDevice(n_pages * layout.payload_bytes(), stream)) {
-    const auto pages = RandomPages(layout, std::min(n_pages, kDistinctPages), n_atoms);
-    std::vector<const uint8_t*> addresses;
+    std::vector<uint8_t*> addresses;
     for (int64_t p = 0; p < n_pages; ++p) {
-      const size_t offset = p * layout.payload_bytes();
-      memory.CopyFrom(pages[p % kDistinctPages].data(), layout.payload_bytes(), offset);
-      addresses.push_back(memory.as<uint8_t>() + offset);
+      addresses.push_back(memory.as<uint8_t>() + p * layout.payload_bytes());
     }
     table = UploadToDevice(addresses.data(), addresses.size() * sizeof(addresses[0]), stream);
+    const int64_t n_distinct = std::min(n_pages, kDistinctPages);
+    const int64_t n_vectors = n_distinct * layout.page_tokens * layout.n_kv_heads;
+    const std::vector<float> no_errors(n_vectors);
+    const DeviceBuffer errors =
+        UploadToDevice(no_errors.data(), no_errors.size() * sizeof(float), stream);
+    const DeviceBuffer page_errors = AllocateOnDevice(n_distinct * sizeof(float), stream);
+    for (const bool value : {false, true}) {
+      const int sparsity = value ? layout.sparsity_v : layout.sparsity_k;
+      const RandomCodes codes(n_vectors * sparsity, n_atoms, value ? 2 : 1);
+      const DeviceBuffer atoms =
+          UploadToDevice(codes.atoms.data(), codes.atoms.size() * sizeof(uint16_t), stream);
+      const DeviceBuffer coefs = UploadToDevice(codes.coefs.data(), codes.coefs.size(), stream);
+      for (int64_t first = 0; first < n_pages; first += n_distinct) {
+        const int64_t n = std::min(n_distinct, n_pages - first) * n_vectors / n_distinct;
+        PackCodes({.layout = layout,
+                   .value = value,
+                   .atoms = {atoms.as<uint16_t>(), {n, sparsity}},
+                   .coefs = {coefs.as<uint8_t>(), {n, sparsity}},
+                   .rel_error = {errors.as<float>(), {n}},
+                   .pages = table.as<uint8_t*>() + first,
+                   .page_error = page_errors.as<float>()},
+                  stream);
+      }
+    }
+    stream.Synchronize();
   }
   DeviceBuffer memory;
   DeviceBuffer table;

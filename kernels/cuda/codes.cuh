@@ -39,13 +39,15 @@ struct CodePages {
   }
 
 #ifdef __CUDACC__
-  // Codes of (page, KV head, token within the page).
-  __device__ const uint16_t* Atoms(const uint8_t* page, int kv_head, int token) const {
-    return reinterpret_cast<const uint16_t*>(page + kind_bytes + kv_head * head_bytes) +
-           token * sparsity;
+  // The block of a KV head in a page, and the codes of a token of the page in a block.
+  __device__ const uint8_t* Block(const uint8_t* page, int kv_head) const {
+    return page + kind_bytes + kv_head * head_bytes;
   }
-  __device__ const uint8_t* Coefs(const uint8_t* page, int kv_head, int token) const {
-    return page + kind_bytes + kv_head * head_bytes + atoms_bytes + token * sparsity;
+  __device__ const uint16_t* Atoms(const uint8_t* block, int token) const {
+    return reinterpret_cast<const uint16_t*>(block) + token * sparsity;
+  }
+  __device__ const uint8_t* Coefs(const uint8_t* block, int token) const {
+    return block + atoms_bytes + token * sparsity;
   }
 #endif
 };

@@ -27,8 +27,8 @@ __global__ void ReconstructKernel(const __grid_constant__ CodePages codes, const
   const int kv_head = static_cast<int>(vector % n_kv_heads);
   const uint8_t* page = codes.pages[token / codes.page_tokens];
   const int place = static_cast<int>(token % codes.page_tokens);
-  const uint16_t* atoms = codes.Atoms(page, kv_head, place);
-  const uint8_t* coefs = codes.Coefs(page, kv_head, place);
+  const uint16_t* atoms = codes.Atoms(codes.Block(page, kv_head), place);
+  const uint8_t* coefs = codes.Coefs(codes.Block(page, kv_head), place);
 
   float4 sum[kRunsMax] = {};
   for (int j = 0; j < codes.sparsity; ++j) {

@@ -16,6 +16,13 @@ struct alignas(4 * kLanes) Lanes {
   float v[kLanes];
 };
 
+// e^x of x <= 0, to 2^-22; what F32 holds only as a denormal number is 0.
+__device__ inline float ExpOfNegative(float x) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * 1.44269504f));
+  return power;
+}
+
 // The maximum of no scores: finite, so that differences need no special case.
 inline constexpr float kNoScore = -3.4e38f;
 
@@ -31,7 +38,8 @@ struct OnlineSums {
   }
   __device__ void Add(int g, const HeadSums& other) {
     const float larger = fmaxf(max[g], other.max);
-    sum[g] = sum[g] * __expf(max[g] - larger) + other.sum * __expf(other.max - larger);
+    sum[g] =
+        sum[g] * ExpOfNegative(max[g] - larger) + other.sum * ExpOfNegative(other.max - larger);
     max[g] = larger;
   }
   // All lanes of a warp together; valid in all.
@@ -67,23 +75,25 @@ struct BlockWork {
   __device__ int wave_item(const SparsePlan& plan) const { return seq * plan.n_items + item; }
 };
 
-// The pages of one tile: lane i of the warp holds the address of page i.
+// The pages of one tile: lane i of the warp holds the address of a KV head's block of page i.
 struct TilePages {
   int64_t first;  // of the sequence
   int n_pages;    // 1 .. kWarp
-  const uint8_t* page;
+  const uint8_t* block;
 
-  __device__ TilePages(const SparsePlan& plan, const CodePages& codes, int seq, int tile) {
+  __device__ TilePages(const SparsePlan& plan, const CodePages& codes, int kv_head, int seq,
+                       int tile) {
     first = static_cast<int64_t>(tile) * plan.tile_pages[seq];
     const int64_t begin = plan.page_begin[seq];
     n_pages = static_cast<int>(
         min(static_cast<int64_t>(plan.tile_pages[seq]), plan.page_begin[seq + 1] - begin - first));
-    page = codes.pages[begin + first + min(static_cast<int>(threadIdx.x % kWarp), n_pages - 1)];
+    const int lane = static_cast<int>(threadIdx.x % kWarp);
+    block = codes.Block(codes.pages[begin + first + min(lane, n_pages - 1)], kv_head);
   }
   // To be called by all lanes together; a page past the last is the last.
   __device__ const uint8_t* At(int i) const {
     return reinterpret_cast<const uint8_t*>(
-        __shfl_sync(kAllLanes, reinterpret_cast<unsigned long long>(page), min(i, n_pages - 1)));
+        __shfl_sync(kAllLanes, reinterpret_cast<unsigned long long>(block), min(i, n_pages - 1)));
   }
 };
 
@@ -103,6 +113,49 @@ struct TokenPlace {
       ++page;
     }
   }
+};
+
+// A lane's way through the codes of a tile: those of every 32nd token from `first` on, run by run.
+// The next run is on its way while one is used. All lanes of a warp together.
+template <int kRun>
+class TokenCodes {
+ public:
+  __device__ TokenCodes(const CodePages& codes, const TilePages& tile, int first)
+      : codes_(codes), tile_(tile), place_(first, codes.page_tokens) {
+    LoadFirst();
+  }
+  __device__ int token() const { return place_.token; }
+
+  // The runs of the token at hand, in order; then the next token is at hand.
+  template <typename Body>
+  __device__ void ForEachRun(const Body& body) {
+    for (int left = codes_.sparsity - kRun; left > 0; left -= kRun) {
+      const CodeRun<kRun> run = ahead_;
+      atoms_ += kRun;
+      coefs_ += kRun;
+      ahead_.Load(atoms_, coefs_);
+      body(run);
+    }
+    const CodeRun<kRun> run = ahead_;
+    place_.Advance(kWarp, codes_.page_tokens);
+    LoadFirst();
+    body(run);
+  }
+
+ private:
+  __device__ void LoadFirst() {
+    const uint8_t* block = tile_.At(place_.page);
+    atoms_ = codes_.Atoms(block, place_.place);
+    coefs_ = codes_.Coefs(block, place_.place);
+    ahead_.Load(atoms_, coefs_);
+  }
+
+  const CodePages& codes_;
+  const TilePages& tile_;
+  TokenPlace place_;
+  const uint16_t* atoms_;
+  const uint8_t* coefs_;
+  CodeRun<kRun> ahead_;
 };
 
 }  // namespace lexico::kernels::cuda

@@ -7,65 +7,50 @@ namespace lexico::kernels::cuda {
 
 // The largest code of |coefficient| among the value coefficients of one tile; kE4m3Nan if one is
 // NaN. All lanes of a warp together; valid in all.
-__device__ inline uint32_t CoefMax(const CodePages& values, int kv_head, const TilePages& tile) {
+__device__ inline uint32_t CoefMax(const CodePages& values, const TilePages& tile) {
   const int page_bytes = values.page_tokens * values.sparsity;
   const bool wide = page_bytes % 16 == 0 && values.head_bytes % 16 == 0 &&
                     values.kind_bytes % 16 == 0 && values.atoms_bytes % 16 == 0;
   const int unit = wide ? 16 : 1;
   const int units = page_bytes / unit;
-  uint32_t largest = 0;
+  uint32_t odd = 0;  // bytes 1 and 3 of words, in the high bytes of their halves
+  uint32_t even = 0;
+  const auto take = [&](uint32_t word) {
+    odd = __vmaxu2(odd, word & 0x7f7f7f7fu);
+    even = __vmaxu2(even, word << 8 & 0x7f007f00u);
+  };
 #pragma unroll 4
   for (int first = 0; first < tile.n_pages * units; first += kWarp) {
     const int i = min(first + static_cast<int>(threadIdx.x % kWarp), tile.n_pages * units - 1);
-    const uint8_t* from = values.Coefs(tile.At(i / units), kv_head, 0) + i % units * unit;
+    const uint8_t* from = values.Coefs(tile.At(i / units), 0) + i % units * unit;
     if (wide) {
       const uint4 words = *reinterpret_cast<const uint4*>(from);
-      const uint32_t of_words = __vmaxu4(__vmaxu4(words.x & 0x7f7f7f7fu, words.y & 0x7f7f7f7fu),
-                                         __vmaxu4(words.z & 0x7f7f7f7fu, words.w & 0x7f7f7f7fu));
-      largest = __vmaxu4(largest, of_words);
+      take(words.x), take(words.y), take(words.z), take(words.w);
     } else {
-      largest = __vmaxu4(largest, *from & 0x7fu);
+      take(*from);
     }
   }
-  largest = __vmaxu4(largest, largest >> 16);
-  largest = __vmaxu4(largest, largest >> 8) & 0xffu;
-  return __reduce_max_sync(kAllLanes, largest);
+  const uint32_t both = __vmaxu2(odd, even);
+  return __reduce_max_sync(kAllLanes, max(both >> 24, both >> 8 & 0xffu));
 }
 
 // One tile's scores. The next run of codes is on its way while one is looked up.
 template <int kLanes, int kRun>
-__device__ OnlineSums<kLanes> ScoreTile(const CodePages& keys, int kv_head, const TilePages& tile,
+__device__ OnlineSums<kLanes> ScoreTile(const CodePages& keys, const TilePages& tile,
                                         const Lanes<kLanes>* table, Lanes<kLanes>* scores) {
   const int n_tokens = tile.n_pages * keys.page_tokens;
-  const int runs = keys.sparsity / kRun;
   OnlineSums<kLanes> sums;
-  TokenPlace next(threadIdx.x % kWarp, keys.page_tokens);
-  const uint8_t* page = tile.At(next.page);
-  const uint16_t* atoms = keys.Atoms(page, kv_head, next.place);
-  const uint8_t* coefs = keys.Coefs(page, kv_head, next.place);
-  CodeRun<kRun> ahead;
-  ahead.Load(atoms, coefs);
+  TokenCodes<kRun> codes(keys, tile, threadIdx.x % kWarp);
   for (int first = 0; first < n_tokens; first += kWarp) {
-    const int token = next.token;
+    const int token = codes.token();
     Lanes<kLanes> score = {};
-    for (int r = 0; r < runs; ++r) {
-      const CodeRun<kRun> run = ahead;
-      if (r + 1 < runs) {
-        atoms += kRun;
-        coefs += kRun;
-      } else {
-        next.Advance(kWarp, keys.page_tokens);
-        page = tile.At(next.page);
-        atoms = keys.Atoms(page, kv_head, next.place);
-        coefs = keys.Coefs(page, kv_head, next.place);
-      }
-      ahead.Load(atoms, coefs);
+    codes.ForEachRun([&](const CodeRun<kRun>& run) {
       run.ForEach([&](uint32_t atom, float c) {
         const Lanes<kLanes> entry = table[atom];
 #pragma unroll
         for (int g = 0; g < kLanes; ++g) score.v[g] = fmaf(c, entry.v[g], score.v[g]);
       });
-    }
+    });
     if (token >= n_tokens) continue;
     scores[token] = score;
 #pragma unroll
@@ -94,10 +79,10 @@ __global__ void __launch_bounds__(kTileThreads, 1)
       reinterpret_cast<Lanes<kLanes>*>(arrays.scores) + plan.FirstToken(work.seq, work.item);
   for (int t = work.tile_begin + threadIdx.x / kWarp; t < work.tile_end;
        t += kTileThreads / kWarp) {
-    const TilePages tile(plan, keys, work.seq, t);
+    const TilePages tile(plan, keys, kv_head, work.seq, t);
     const OnlineSums<kLanes> sums =
-        ScoreTile<kLanes, kRun>(keys, kv_head, tile, table, scores + tile.first * plan.page_tokens);
-    const uint32_t coef_max = CoefMax(values, kv_head, tile);
+        ScoreTile<kLanes, kRun>(keys, tile, table, scores + tile.first * plan.page_tokens);
+    const uint32_t coef_max = CoefMax(values, TilePages(plan, values, kv_head, work.seq, t));
     const int64_t place = plan.FirstTile(work.seq, work.item) + t;
 #pragma unroll
     for (int g = 0; g < kLanes; ++g) {

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "kernels/cuda/code_order.h"
 #include "kernels/cuda/sparse_attention_common.cuh"
 
 namespace lexico::kernels::cuda {
@@ -78,74 +79,80 @@ __device__ void SetItemSums(const SparsePlan& plan, const BlockWork& work, const
   arrays.units[place] = nan ? NAN : units_per_one == 0 ? 0.0f : 1 / units_per_one;
 }
 
-// Element k is element (lane + k) % kLanes of `from`, by selections: an index would send the array
-// to local memory.
+// Element k is element k ^ by of `from`, by selections: an index would send the array to local
+// memory.
 template <int kLanes>
-__device__ Lanes<kLanes> Rotated(const Lanes<kLanes>& from, int lane) {
+__device__ Lanes<kLanes> Swapped(const Lanes<kLanes>& from, int by) {
   Lanes<kLanes> to = from;
 #pragma unroll
   for (int bit = 1; bit < kLanes; bit *= 2) {
     const Lanes<kLanes> before = to;
 #pragma unroll
-    for (int k = 0; k < kLanes; ++k) {
-      to.v[k] = (lane & bit) != 0 ? before.v[(k + bit) % kLanes] : before.v[k];
-    }
+    for (int k = 0; k < kLanes; ++k) to.v[k] = (by & bit) != 0 ? before.v[k ^ bit] : before.v[k];
   }
   return to;
 }
 
-// Adds one tile's weights to z [n_atoms, kLanes]. A lane takes every 32nd run of codes, and its
-// heads in turn, beginning with another than its neighbours, so that a warp meets all banks. The
-// next run and its token's scores are on their way while one is added.
+// Round to nearest even, as __float2int_rn, which a multiprocessor does for 16 lanes at a time
+// while it adds for 128: the sum with kMagic has the integer in the low bits of its significand.
+inline constexpr float kMagic = 12582912;    // 1.5 * 2^23
+inline constexpr float kMagicMax = 4194304;  // |a * b| below 2^22
+__device__ inline int32_t RoundProduct(float a, float b) {
+  return __float_as_int(fmaf(a, b, kMagic)) - 0x4b400000;
+}
+
+// Without a result, and by a 32-bit address.
+__device__ inline void AddShared(uint32_t address, int32_t value) {
+  asm volatile("red.shared.add.s32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+}
+
+// Adds one tile's weights to z [n_atoms, kLanes]. A lane takes every 32nd token. Eight lanes, a
+// quarter of the warp, have eight consecutive tokens, whose k-th atoms code_order.h keeps apart;
+// each quarter begins with another head, so that the warp meets all banks.
 template <int kLanes, int kRun>
-__device__ void AddTile(const CodePages& values, int kv_head, const TilePages& tile,
+__device__ void AddTile(const CodePages& values, const TilePages& tile,
                         const ItemSums<kLanes>& sums, const Lanes<kLanes>* scores, int32_t* z) {
   const int n_tokens = tile.n_pages * values.page_tokens;
-  const int runs = values.sparsity / kRun;
-  const int lane = threadIdx.x % kWarp;
+  const int first_head = static_cast<int>(threadIdx.x % kWarp / kOrderTokens) % kLanes;
   float max[kLanes];
   float units_per_one[kLanes];
+  uint32_t place[kLanes];  // of atom 0, in shared memory
 #pragma unroll
   for (int k = 0; k < kLanes; ++k) {
-    max[k] = sums.max[(lane + k) % kLanes];
-    units_per_one[k] = sums.units_per_one[(lane + k) % kLanes];
+    place[k] = static_cast<uint32_t>(__cvta_generic_to_shared(z + (first_head ^ k)));
+    max[k] = sums.max[first_head ^ k];
+    units_per_one[k] = sums.units_per_one[first_head ^ k];
   }
   const float coef_max = sums.coef_max;
-  TokenPlace next(lane / runs, values.page_tokens);
-  int next_run = lane % runs;
-  CodeRun<kRun> ahead;
-  Lanes<kLanes> scores_ahead;
-  const auto load = [&] {
-    const uint8_t* page = tile.At(next.page);
-    ahead.Load(values.Atoms(page, kv_head, next.place) + next_run * kRun,
-               values.Coefs(page, kv_head, next.place) + next_run * kRun);
-    scores_ahead = scores[min(next.token, n_tokens - 1)];
-  };
-  load();
-  for (int first = 0; first < n_tokens * runs; first += kWarp) {
-    const bool real = next.token < n_tokens;
-    const CodeRun<kRun> run = ahead;
-    const Lanes<kLanes> score = Rotated(scores_ahead, lane);
+  TokenCodes<kRun> codes(values, tile, threadIdx.x % kWarp);
+  Lanes<kLanes> scores_ahead = scores[min(codes.token(), n_tokens - 1)];
+  for (int first = 0; first < n_tokens; first += kWarp) {
+    const bool real = codes.token() < n_tokens;
+    const Lanes<kLanes> score = Swapped(scores_ahead, first_head);
+    scores_ahead = scores[min(codes.token() + kWarp, n_tokens - 1)];
     float weight[kLanes];
     float largest = 0;
 #pragma unroll
     for (int k = 0; k < kLanes; ++k) {
-      weight[k] = __expf(score.v[k] - max[k]) * units_per_one[k];
+      weight[k] = ExpOfNegative(score.v[k] - max[k]) * units_per_one[k];
       largest = fmaxf(largest, weight[k]);
     }
-    next.Advance(kWarp / runs, values.page_tokens);
-    next_run += kWarp % runs;
-    if (next_run >= runs) {
-      next_run -= runs;
-      next.Advance(1, values.page_tokens);
-    }
-    load();
-    // Where every product would round to 0, the result is the same without them.
-    if (!real || largest * coef_max < 0.5f) continue;
-    run.ForEach([&](uint32_t atom, float c) {
+    largest *= coef_max;
+    codes.ForEachRun([&](const CodeRun<kRun>& run) {
+      // Where every product would round to 0, the result is the same without them.
+      if (!real || largest < 0.5f) return;
+      const auto add = [&](auto round) {
+        run.ForEach([&](uint32_t atom, float c) {
 #pragma unroll
-      for (int k = 0; k < kLanes; ++k) {
-        atomicAdd(z + atom * kLanes + (lane + k) % kLanes, __float2int_rn(weight[k] * c));
+          for (int k = 0; k < kLanes; ++k) {
+            AddShared(place[k] + atom * sizeof(Lanes<kLanes>), round(weight[k], c));
+          }
+        });
+      };
+      if (largest < kMagicMax) {
+        add(RoundProduct);
+      } else {
+        add([](float a, float b) { return __float2int_rn(a * b); });
       }
     });
   }
@@ -169,9 +176,8 @@ __global__ void __launch_bounds__(kTileThreads, 1)
       reinterpret_cast<const Lanes<kLanes>*>(arrays.scores) + plan.FirstToken(work.seq, work.item);
   for (int t = work.tile_begin + threadIdx.x / kWarp; t < work.tile_end;
        t += kTileThreads / kWarp) {
-    const TilePages tile(plan, values, work.seq, t);
-    AddTile<kLanes, kRun>(values, plan.KvHead(work.item), tile, sums,
-                          scores + tile.first * plan.page_tokens, z);
+    const TilePages tile(plan, values, plan.KvHead(work.item), work.seq, t);
+    AddTile<kLanes, kRun>(values, tile, sums, scores + tile.first * plan.page_tokens, z);
   }
   __syncthreads();
   int32_t* item_z = arrays.z + static_cast<int64_t>(work.wave_item(plan)) * n_atoms * kLanes;

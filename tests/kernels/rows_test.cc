@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "kernels/cpu/convert.h"
+#include "kernels/cuda/code_order.h"
 #include "tests/kernels/code_fixtures.h"
 #include "tests/kernels/device_array.h"
 #include "tests/kernels/device_ops.h"
@@ -153,9 +155,45 @@ PageLayout Layout(int n_kv_heads, int head_dim, int page_tokens, int sparsity_k,
           .sparsity_v = sparsity_v};
 }
 
+// place[i] of code i of each vector [n_vectors, sparsity], where vectors come as [token, head]: as
+// they are on a CPU, by cuda/code_order.h on a GPU.
+std::vector<int> PlacesOfCodes(const std::vector<uint16_t>& atoms, const PageLayout& layout,
+                               int sparsity, bool ordered) {
+  std::vector<int> places(atoms.size());
+  for (size_t i = 0; i < places.size(); ++i) places[i] = static_cast<int>(i) % sparsity;
+  const auto n_tokens = static_cast<int>(atoms.size()) / sparsity / layout.n_kv_heads;
+  for (int first = 0; ordered && first < n_tokens;) {
+    const int n = std::min(cuda::kOrderTokens,
+                           layout.page_tokens - first % layout.page_tokens);  // of one page
+    for (int head = 0; head < layout.n_kv_heads; ++head) {
+      const auto vector = [&](int token) {
+        return static_cast<size_t>((first + token) * layout.n_kv_heads + head) * sparsity;
+      };
+      cuda::BankCounts counts[cuda::kOrderTokens] = {};
+      for (int token = 0; token < n; ++token) {
+        for (int i = 0; i < sparsity; ++i) {
+          counts[token] += cuda::CountOf(atoms[vector(token) + i]);
+        }
+      }
+      cuda::BankSchedule schedule(counts);
+      std::vector<cuda::TokenBanks> banks(sparsity);
+      for (cuda::TokenBanks& place : banks) place = schedule.Next(n);
+      for (int token = 0; token < n; ++token) {
+        for (int i = 0; i < sparsity; ++i) {
+          places[vector(token) + i] =
+              cuda::PlaceOfCode(banks.data(), token, &atoms[vector(token)], sparsity, i);
+        }
+      }
+    }
+    first += n;
+  }
+  return places;
+}
+
 TEST_P(RowsTest, CodesAndTheirErrorsReachTheirPages) {
   std::mt19937 random(3);
-  for (const PageLayout& layout : {Layout(1, 8, 2, 1, 3), Layout(3, 16, 32, 7, 16)}) {
+  for (const PageLayout& layout :
+       {Layout(1, 8, 2, 1, 3), Layout(3, 16, 32, 7, 16), Layout(2, 16, 140, 24, 64)}) {
     for (const bool value : {false, true}) {
       constexpr int64_t kPages = 3;
       constexpr size_t kOffset = 64;
@@ -166,6 +204,8 @@ TEST_P(RowsTest, CodesAndTheirErrorsReachTheirPages) {
       std::vector<uint8_t> coefs(atoms.size());
       for (uint16_t& atom : atoms) atom = static_cast<uint16_t>(random());
       for (uint8_t& coef : coefs) coef = static_cast<uint8_t>(random());
+      const std::vector<int> places =
+          PlacesOfCodes(atoms, layout, static_cast<int>(sparsity), stream().device() != nullptr);
       std::vector<float> errors(n_vectors);
       for (float& error : errors) error = static_cast<float>(random() % 1000) / 999.0f;
       const Blocks pages(kPages, kOffset + layout.payload_bytes(), stream());
@@ -190,9 +230,11 @@ TEST_P(RowsTest, CodesAndTheirErrorsReachTheirPages) {
           const int64_t token = i / layout.n_kv_heads;
           uint8_t* block = expected.data() + kOffset +
                            layout.head_offset(value, static_cast<int>(i % layout.n_kv_heads));
-          std::memcpy(block + token * sparsity * 2, &atoms[vector * sparsity], sparsity * 2);
-          std::memcpy(block + layout.page_tokens * sparsity * 2 + token * sparsity,
-                      &coefs[vector * sparsity], sparsity);
+          for (int64_t c = vector * sparsity; c < (vector + 1) * sparsity; ++c) {
+            const int64_t place = token * sparsity + places[c];
+            std::memcpy(block + place * 2, &atoms[c], 2);
+            block[layout.page_tokens * sparsity * 2 + place] = coefs[c];
+          }
           sum += errors[vector];
         }
         EXPECT_EQ(pages.Block(page, kPages), expected) << page;
