@@ -82,6 +82,7 @@ absl::Status MakeEngine(Worker& worker) {
   engine.kv_memory_bytes = options.kv_memory_bytes;
   engine.prefill_memory_bytes = options.prefill_memory_bytes;
   engine.waiting_max = options.queue_max;
+  engine.decode_graphs = options.decode_graphs;
   engine.tokenizer = worker.text.tokenizer->fingerprint();
   if (!options.store.empty()) {
     LEXICO_ASSIGN_OR_RETURN(

@@ -63,6 +63,9 @@ void AddFlags(CLI::App& app, WorkerOptions* options, Sizes* sizes) {
   app.add_option("--prefill_memory", sizes->prefill_memory,
                  "Of a GPU: memory for prompts that are being read (default: what the longest "
                  "prompt of the model needs)");
+  app.add_flag("--no_graphs{false}", options->decode_graphs,
+               "Of one GPU: enqueue every op of a decode step by itself; slower, but the driver "
+               "takes no memory for graphs");
   app.add_option("--threads", options->threads, "Threads that compute (default: one a processor)")
       ->check(CLI::Range(1, 1024));
   app.add_option("--queue_max", options->queue_max, "Calls that may wait; one more is refused")

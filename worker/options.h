@@ -34,6 +34,7 @@ struct WorkerOptions {
   // Consecutive GPUs, from `device` on, that share the model; of a CPU, groups of its threads.
   int tensor_parallel = 1;
   size_t prefill_memory_bytes = 0;  // of every GPU; default: what the longest prompt needs
+  bool decode_graphs = true;        // of one GPU: decode steps as graphs
   int threads = 0;                  // default: one a processor
   int queue_max = 64;               // calls that wait for their first step
 };

@@ -7,6 +7,7 @@
 // final.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/api/code_layout.h"
@@ -33,6 +34,7 @@ struct DenseAttentionArgs {
   int64_t rows_max = 0;                   // no rows[i].n_tokens is larger
   const uint8_t* const* pages = nullptr;  // payloads of this layer
   const int64_t* page_begin = nullptr;    // [n_seqs + 1], first is 0; null: no sequence has pages
+  const int32_t* n_pages = nullptr;       // [n_seqs] or null, as in sparse_attention.h
   int64_t page_offset = 0;                // bytes added to every page pointer
   PageLayout layout;                      // dense, of kv_type; not read where there are no pages
   int n_kv_heads = 0;
@@ -43,6 +45,12 @@ struct DenseAttentionArgs {
   MutableTensorView out;        // [n_seqs, n_heads, head_dim]   F32
   MutableTensorView max_score;  // [n_seqs, n_heads]             F32
   MutableTensorView sum_exp;    // [n_seqs, n_heads]             F32
+
+  // As in sparse_attention.h.
+  int64_t PagesEnd(int64_t seq) const {
+    if (n_pages == nullptr) return page_begin[seq + 1];
+    return std::min<int64_t>(page_begin[seq + 1], page_begin[seq] + n_pages[seq]);
+  }
 };
 
 // FLOP: 4 * head_dim per (query head, token); bytes read per (token, KV head): 2 * head_dim of

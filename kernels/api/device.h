@@ -8,10 +8,19 @@
 
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
+
 namespace lexico::kernels {
+
+// Ops of a device, recorded to be enqueued again as one. Goes before its device does.
+class Graph {
+ public:
+  virtual ~Graph() = default;
+};
 
 class Device {
  public:
@@ -47,6 +56,14 @@ class Device {
 
   // Returns when all that was enqueued has finished.
   virtual void Synchronize() = 0;
+
+  // As Stream::WaitFor.
+  virtual void WaitFor(Device& other) = 0;
+
+  // As Stream::Record and Replay.
+  virtual std::unique_ptr<Graph> Record(absl::FunctionRef<void()> ops,
+                                        std::unique_ptr<Graph> old) = 0;
+  virtual void Replay(const Graph& graph) = 0;
 
   // For benchmarks: microseconds, on the device's own clock, of each of `n` replays of the ops that
   // `body` enqueues, recorded as one graph so that the time to enqueue them does not count.

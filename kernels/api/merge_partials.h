@@ -21,7 +21,8 @@ struct AttentionPart {
 };
 
 // Parts are added in the given order, at most 64 on a GPU. `out` [n_seqs, n_heads, head_dim] F32
-// may be the `out` of a part.
+// may be the `out` of a part; on a GPU it may be F16 or BF16, rounded to nearest even, as the next
+// product reads it (PreparedMatrix::input_type).
 void MergePartials(std::span<const AttentionPart> parts, MutableTensorView out,
                    const Stream& stream);
 

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "kernels/api/code_layout.h"
+#include "kernels/api/elementwise.h"
 #include "kernels/api/stream.h"
 #include "kernels/api/tensor.h"
 
@@ -31,6 +32,10 @@ struct StoreRowsArgs {
 inline constexpr int32_t kNonFiniteKey = 1;
 inline constexpr int32_t kNonFiniteValue = 2;
 void StoreRows(const StoreRowsArgs& args, const Stream& stream);
+
+// RotateAndSplit, then StoreRows of its k and v (rows.k and rows.v), to the same bits; on a GPU in
+// one pass, which leaves k and v as they were. REQUIRES: rows.non_finite[i] is 0.
+void RotateAndStore(const RopeArgs& rope, const StoreRowsArgs& rows, const Stream& stream);
 
 // Codes of OmpEncode, in the order [page, token, head, sparsity], into one half of coded pages
 // (code_layout.h). The codes of one vector keep their order on a CPU; on a GPU they take the one in

@@ -16,6 +16,7 @@
 // merge_partials.h; a caller that forgets the merge gets unnormalised sums.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/api/code_layout.h"
@@ -33,6 +34,10 @@ struct SparseAttentionArgs {
   TensorView q;                           // [n_seqs, n_heads, head_dim]   F32, after RoPE
   const uint8_t* const* pages = nullptr;  // payloads of this layer
   const int64_t* page_begin = nullptr;    // [n_seqs + 1], first is 0, non-decreasing
+  // [n_seqs], in the stream's memory: how many of its pages each sequence has, the first ones; more
+  // are taken for all of them. Null: all. Then a recorded graph serves sequences that grow. On a
+  // GPU the order of sums follows page_begin too.
+  const int32_t* n_pages = nullptr;
   int64_t page_offset = 0;  // bytes added to every page pointer, such as those of earlier layers
   PageLayout layout;
   const PreparedDictionary* dictionary_k = nullptr;
@@ -43,6 +48,12 @@ struct SparseAttentionArgs {
   MutableTensorView out;        // [n_seqs, n_heads, head_dim]   F32, sum of exp-weighted V
   MutableTensorView max_score;  // [n_seqs, n_heads]             F32, -inf for an empty sequence
   MutableTensorView sum_exp;    // [n_seqs, n_heads]             F32, 0 for an empty sequence
+
+  // Where the pages of a sequence end. REQUIRES: a CPU stream
+  int64_t PagesEnd(int64_t seq) const {
+    if (n_pages == nullptr) return page_begin[seq + 1];
+    return std::min<int64_t>(page_begin[seq + 1], page_begin[seq] + n_pages[seq]);
+  }
 };
 
 // n_heads is a multiple of n_kv_heads; query head h reads KV head h / (n_heads / n_kv_heads).

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "kernels/api/device.h"
 
@@ -55,9 +56,16 @@ class Stream {
   static absl::StatusOr<std::vector<Stream>> OpenRanks(const std::string& device, int threads,
                                                        int size);
 
-  // Another stream of the same device for copies beside the ops: it has no workspace. On a CPU the
-  // same stream.
+  // Another stream of the same device for copies, and ops without intermediate results, beside
+  // those of this one: it has no workspace. On a CPU the same stream.
   Stream Sibling() const;
+
+  // What is enqueued here from now on starts when all that was enqueued on `other` so far has
+  // finished; while `other` is recorded, this stream is too, and has to be waited for there. No
+  // effect on the same stream. REQUIRES: streams of one device.
+  void WaitFor(const Stream& other) const {
+    if (device_ != other.device_) device_->WaitFor(*other.device_);
+  }
 
   // Another stream of the same device for ops beside those of this one, which go first where both
   // wait. On a CPU the same stream. ResourceExhausted: the workspace does not fit.
@@ -79,6 +87,20 @@ class Stream {
   void DownloadAsync(void* host, const void* from, size_t bytes) const;
   void CopyWithin(void* to, const void* from, size_t bytes) const;
   void Zero(void* to, size_t bytes) const;
+
+  // What `ops` enqueues on this stream, recorded instead of run (a CUDA graph). Kernels, their
+  // grids and their arguments stay as they are; what lies in the memory that they name is read when
+  // they run, so only ops that read lengths and addresses from there serve again. Ops that
+  // synchronise, or that are called for the first time with a shape (matmul.h), cannot be recorded.
+  // `old`, if there is one, is used up: where it has the same kernels in the same order it becomes
+  // the new graph, which takes no memory and less time. Null where the device's memory does not
+  // suffice; the graph is of this stream and goes before it. REQUIRES: a GPU stream.
+  std::unique_ptr<Graph> Record(absl::FunctionRef<void()> ops,
+                                std::unique_ptr<Graph> old = nullptr) const {
+    return device_->Record(ops, std::move(old));
+  }
+  // Enqueues them again. Errors are those of the ops: reported at the latest by Synchronize.
+  void Replay(const Graph& graph) const { device_->Replay(graph); }
 
   // Ends the helper threads that earlier ops of the calling thread left waiting for its next op. To
   // be called by a thread that has prepared a model and runs no more ops: the OpenMP runtime counts

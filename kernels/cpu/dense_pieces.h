@@ -25,7 +25,7 @@ inline std::vector<DensePiece> PiecesOf(const DenseAttentionArgs& args, int64_t 
   const int64_t head_dim = args.q.dim(2);
   if (args.page_begin != nullptr) {
     const PageLayout& layout = args.layout;
-    for (int64_t p = args.page_begin[seq]; p < args.page_begin[seq + 1]; ++p) {
+    for (int64_t p = args.page_begin[seq]; p < args.PagesEnd(seq); ++p) {
       const uint8_t* page = args.pages[p] + args.page_offset;
       pieces.push_back({page + layout.head_offset(false, 0), page + layout.head_offset(true, 0),
                         layout.page_tokens, head_dim, layout.page_tokens * head_dim});

@@ -82,7 +82,7 @@ class Wave {
     splits_.clear();
     const int64_t n_seqs = args_.q.dim(0);
     for (; seq < n_seqs; ++seq) {
-      const int64_t n_pages = args_.page_begin[seq + 1] - args_.page_begin[seq];
+      const int64_t n_pages = args_.PagesEnd(seq) - args_.page_begin[seq];
       if (n_pages == 0) {
         WriteEmpty(seq);
         continue;
@@ -117,7 +117,7 @@ class Wave {
 
   void AddSequence(int64_t seq) {
     const int64_t begin = args_.page_begin[seq];
-    const int64_t end = args_.page_begin[seq + 1];
+    const int64_t end = args_.PagesEnd(seq);
     for (int kv_head = 0; kv_head < args_.layout.n_kv_heads; ++kv_head) {
       for (int g = 0; g < group_; g += kGroupLanesMax) {
         Item item{.seq = seq,

@@ -31,7 +31,7 @@ class Head {
         kv_head_(static_cast<int>(head / (args.q.dim(1) / args.layout.n_kv_heads))),
         q_(args.q.as<float>() + (seq * args.q.dim(1) + head) * head_dim_) {
     const cpu::PageList pages = {args.pages, args.page_offset};
-    for (int64_t p = args.page_begin[seq]; p < args.page_begin[seq + 1]; ++p) {
+    for (int64_t p = args.page_begin[seq]; p < args.PagesEnd(seq); ++p) {
       for (int t = 0; t < args.layout.page_tokens; ++t) tokens_.push_back({pages[p], t});
     }
   }

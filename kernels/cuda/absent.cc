@@ -57,6 +57,9 @@ void RmsNorm(TensorView x, TensorView weight, float epsilon, MutableTensorView y
 }
 
 void RotateAndSplit(const RopeArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
+void RotateAndStore(const RopeArgs& args, const StoreRowsArgs& rows, const Stream& stream) {
+  LEXICO_UNREACHABLE();
+}
 
 void SwiGlu(TensorView gate_up, MutableTensorView y, const Stream& stream) { LEXICO_UNREACHABLE(); }
 

@@ -32,6 +32,7 @@ __device__ float OfBlock(float value, float (&shared)[kMergeThreads / kWarp],
 __global__ void __launch_bounds__(kMergeThreads)
     DenseMergeKernel(const __grid_constant__ DensePlan plan, const __grid_constant__ DenseInputs in,
                      DenseOutputs parts, DenseOutputs to) {
+  WaitForPrevious();
   __shared__ float weights[kMergeThreads];
   __shared__ float of_warps[kMergeThreads / kWarp];
   __shared__ float4 sums[kMergeThreads];
@@ -39,7 +40,7 @@ __global__ void __launch_bounds__(kMergeThreads)
   const int64_t n_heads = gridDim.x;
   const int64_t row_tiles =
       (RowTokens(in, plan.first_seq + seq) + plan.tile_tokens - 1) / plan.tile_tokens;
-  const int n_parts = static_cast<int>(ChunksOf(plan.PageTiles(seq), plan.tile_tokens) +
+  const int n_parts = static_cast<int>(ChunksOf(UsedPageTiles(plan, in, seq), plan.tile_tokens) +
                                        ChunksOf(row_tiles, plan.tile_tokens));
   const int64_t first = plan.slot_begin[seq] * n_heads + blockIdx.x;
   const int thread = threadIdx.x;
@@ -90,6 +91,7 @@ DenseInputs InputsOf(const DenseAttentionArgs& args) {
   in.scale = args.scale;
   if (args.page_begin != nullptr && args.page_begin[args.q.dim(0)] > 0) {
     in.pages = args.pages;
+    in.n_pages = args.n_pages;
     in.page_k = args.page_offset + static_cast<int64_t>(args.layout.head_offset(false, 0));
     in.page_v = args.page_offset + static_cast<int64_t>(args.layout.head_offset(true, 0));
     in.page_head_bytes = static_cast<int64_t>(args.layout.head_bytes(false));
@@ -126,8 +128,8 @@ void DenseAttention(const DenseAttentionArgs& args, const Stream& stream) {
     const DenseOutputs to_parts = {parts.out, parts.max_score, parts.sum_exp};
     LaunchChunksOf(args.kv_type, gpu, plan, in, to_parts);
     Launch(gpu, DenseMergeKernel,
-           {"DenseAttention Merge", dim3(n_heads, plan.n_seqs), kMergeThreads}, plan, in, to_parts,
-           outputs);
+           {"DenseAttention Merge", dim3(n_heads, plan.n_seqs), kMergeThreads, 0, kOverlaps}, plan,
+           in, to_parts, outputs);
   }
 }
 

@@ -31,6 +31,7 @@
 #include "kernels/cuda/dense_attention_plan.h"
 #include "kernels/cuda/dense_attention_warp.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/warp.cuh"
 
 namespace lexico::kernels::cuda {
@@ -44,7 +45,8 @@ struct DenseInputs {
   const DenseRows* rows;
   int rows_max;
   const uint8_t* const* pages;
-  int64_t page_k;  // from a page's pointer to the keys of head 0, likewise values
+  const int32_t* n_pages;  // of those that the plan says; null: all
+  int64_t page_k;          // from a page's pointer to the keys of head 0, likewise values
   int64_t page_v;
   int64_t page_head_bytes;
   int n_kv_heads;
@@ -65,6 +67,13 @@ __device__ inline int RowTokens(const DenseInputs& in, int64_t seq) {
   return static_cast<int>(min(in.rows[seq].n_tokens, static_cast<int64_t>(in.rows_max)));
 }
 
+// Tiles of the pages that sequence `seq` of the plan has.
+__device__ inline int64_t UsedPageTiles(const DensePlan& plan, const DenseInputs& in, int seq) {
+  const int64_t most = plan.PageTiles(seq);
+  if (in.n_pages == nullptr) return most;
+  return min(most, static_cast<int64_t>(in.n_pages[plan.first_seq + seq]) * plan.page_tiles);
+}
+
 // Finds the sequence of a slot: the last that begins at it or before.
 __device__ inline int SequenceOf(const DensePlan& plan, int slot) {
   int low = 0;
@@ -81,7 +90,7 @@ struct Chunk {
   ChunkTilesSource source = {};
   int64_t first = 0;
   int64_t end = 0;
-  bool exists = true;  // not a slot reserved for longer rows
+  bool exists = true;  // not a slot reserved for longer rows or more pages
 };
 
 // The chunk of a slot of sequence `seq` of the plan.
@@ -91,7 +100,7 @@ __device__ inline Chunk ChunkOf(const DensePlan& plan, const DenseInputs& in, in
   ChunkTilesSource& source = chunk.source;
   const int tile_tokens = plan.tile_tokens;
   const int64_t row_bytes = static_cast<int64_t>(element_bytes) * in.head_dim;
-  int64_t n_tiles = plan.PageTiles(seq);
+  int64_t n_tiles = UsedPageTiles(plan, in, seq);
   const int page_chunks = static_cast<int>(ChunksOf(n_tiles, tile_tokens));
   int64_t index = slot - plan.slot_begin[seq];
   if (index < page_chunks) {
@@ -200,6 +209,7 @@ __global__ void __launch_bounds__(kDenseWarps* kWarp, 2)
     ChunkKernel(const __grid_constant__ DensePlan plan, const __grid_constant__ DenseInputs in,
                 const __grid_constant__ DenseOutputs to) {
   using Warp = WarpAttention<Element, kRowLanes, kHeads>;
+  WaitForPrevious();
   extern __shared__ __align__(128) uint8_t dense_shared[];
   const int seq = SequenceOf(plan, blockIdx.x);
   const int64_t batch_seq = plan.first_seq + seq;
@@ -238,7 +248,7 @@ void LaunchChunksFor(const Gpu& gpu, const DensePlan& plan, const DenseInputs& i
   Launch(
       gpu, ChunkKernel<Element, kRowLanes, kHeads>,
       {"DenseAttention Chunk", dim3(plan.n_slots(), in.n_kv_heads, CeilDiv(in.group, kBlockHeads)),
-       kDenseWarps * kWarp, ChunkSharedBytes<Warp>()},
+       kDenseWarps * kWarp, ChunkSharedBytes<Warp>(), kOverlaps},
       plan, in, to);
 }
 

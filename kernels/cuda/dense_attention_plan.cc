@@ -44,12 +44,14 @@ bool DensePlanner::Next(DensePlan& plan) {
 
 // At least one, so that there is a block that writes the outputs of a sequence without tokens.
 int64_t DensePlanner::SlotsOf(const DensePlan& plan, int64_t seq) const {
-  const int64_t row_tiles = CeilDiv(args_.rows_max, plan.tile_tokens);
   // Fewer tokens can have more chunks: those of the largest count that does not double yet.
-  const int64_t row_slots =
-      std::min<int64_t>(kChunksMax, CeilDiv(row_tiles, kChunkTokens / plan.tile_tokens));
-  const int64_t page_slots = ChunksOf(plan.PageTiles(static_cast<int>(seq)), plan.tile_tokens);
-  return std::max<int64_t>(1, page_slots + row_slots);
+  const auto slots_up_to = [&](int64_t n_tiles) {
+    return std::min<int64_t>(kChunksMax, CeilDiv(n_tiles, kChunkTokens / plan.tile_tokens));
+  };
+  const int64_t page_tiles = plan.PageTiles(static_cast<int>(seq));
+  const int64_t page_slots =
+      args_.n_pages == nullptr ? ChunksOf(page_tiles, plan.tile_tokens) : slots_up_to(page_tiles);
+  return std::max<int64_t>(1, page_slots + slots_up_to(CeilDiv(args_.rows_max, plan.tile_tokens)));
 }
 
 bool DensePlanner::Fits(int64_t n_slots) const {

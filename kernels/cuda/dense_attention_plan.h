@@ -6,7 +6,8 @@
 //
 // A chunk has kChunkTokens tokens, or twice as many as often as it takes to have no more than
 // kChunksMax of them: it follows from the sequence alone, so that its results do. The lengths of
-// rows are known on the device only; the host reserves slots for the longest that rows_max allows.
+// rows, and with DenseAttentionArgs::n_pages the numbers of pages, are known on the device only;
+// the host reserves slots for the most that it is told.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,13 +1,17 @@
 // Elementwise ops: bound by memory, so every number is read and written once, in groups of four
 // (groups.cuh), and arithmetic is F32.
 //
-//   RmsNorm         a block a row; thread t sums groups t, t + kThreads, ..., then the block sums
-//                   in a fixed tree (32 bytes of shared memory, 1 barrier); the second pass over
-//                   the row finds it in L1
+//   RmsNorm         a block a row, a thread a group up to 1,024 of them, then every 1,024th; the
+//                   block sums in a fixed tree (128 bytes of shared memory, 1 barrier); a second
+//                   pass over longer rows finds them in L1
 //   RotateAndSplit  a block a row and slice of its heads; the angles of the row, in double, once a
 //                   block (2 KiB of shared memory, 1 barrier). Few rows are cut into more slices,
-//                   because one block alone is slow: 24 heads of 128 take it 6,144 numbers
+//                   because one block alone is slow: 24 heads of 128 take it 6,144 numbers.
+//                   RotateAndStore is the same kernel with another place for keys and values
 //   SwiGlu, Embed, Convert   a thread a group
+//
+// All start while the kernel before them ends (overlap.cuh); RotateAndSplit has its angles by then,
+// so positions are not to be written by the op before it.
 //
 // Deterministic: what a thread reads and the order of every sum follow from the width of a row.
 //
@@ -20,6 +24,7 @@
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/groups.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/warp.cuh"
 #include "proto/base/limits.h"
 
@@ -28,29 +33,40 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// In all threads.
+constexpr int kNormThreads = 1024;  // at most
+
+// In all threads of a block of whole warps.
 __device__ float BlockSum(float value) {
-  __shared__ float sums[kThreads / kWarp];
+  __shared__ float sums[kNormThreads / kWarp];
   value = WarpSum(value);
   if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = value;
   __syncthreads();
-  return WarpSum(threadIdx.x % kWarp < kThreads / kWarp ? sums[threadIdx.x % kWarp] : 0.0f);
+  return WarpSum(threadIdx.x % kWarp < blockDim.x / kWarp ? sums[threadIdx.x % kWarp] : 0.0f);
 }
 
 template <typename To>
-__global__ void RmsNormKernel(const float* x, const float* weight, int64_t n, float epsilon,
-                              bool whole, To* y) {
+__global__ void __launch_bounds__(kNormThreads)
+    RmsNormKernel(const float* x, const float* weight, int64_t n, float epsilon, bool whole,
+                  To* y) {
   x += blockIdx.x * n;
   y += blockIdx.x * n;
+  const int64_t first = threadIdx.x * kGroup;
+  const int64_t step = blockDim.x * kGroup;
+  float4 w = {};
+  if (first < n) w = LoadGroup(weight + first, n - first, whole);
+  WaitForPrevious();
+  float4 v = {};
   float sum = 0;
-  for (int64_t i = threadIdx.x * kGroup; i < n; i += kThreads * kGroup) {
-    const float4 v = LoadGroup(x + i, n - i, whole);
+  for (int64_t i = first; i < n; i += step) {
+    v = LoadGroup(x + i, n - i, whole);
     sum = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, sum))));
   }
   const float scale = 1.0f / sqrtf(BlockSum(sum) / static_cast<float>(n) + epsilon);
-  for (int64_t i = threadIdx.x * kGroup; i < n; i += kThreads * kGroup) {
-    const float4 v = LoadGroup(x + i, n - i, whole);
-    const float4 w = LoadGroup(weight + i, n - i, whole);
+  for (int64_t i = first; i < n; i += step) {
+    if (step < n) {
+      v = LoadGroup(x + i, n - i, whole);
+      w = LoadGroup(weight + i, n - i, whole);
+    }
     StoreGroup({v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z, v.w * scale * w.w}, y + i,
                n - i, whole);
   }
@@ -67,17 +83,42 @@ struct Rotation {
   int n_heads;
   int n_kv_heads;
   int head_dim;
+  // Instead of k and v, where keys and values are stored.
+  void* const* k_rows;
+  void* const* v_rows;
+  int32_t* non_finite;
 };
 
-// Where head `head` of a row of qkv goes.
-__device__ float* HeadOf(const Rotation& r, int64_t row, int head) {
-  if (head < r.n_heads) return r.q + (row * r.n_heads + head) * r.head_dim;
-  head -= r.n_heads;
-  if (head < r.n_kv_heads) return r.k + (row * r.n_kv_heads + head) * r.head_dim;
-  return r.v + (row * r.n_kv_heads + head - r.n_kv_heads) * r.head_dim;
+// Numbers i and i + half of head `head`, to where they go.
+__device__ void StorePair(const Rotation& r, int64_t row, int head, int i, float low, float high) {
+  float* to = r.q + (row * r.n_heads + head) * r.head_dim;
+  if (head >= r.n_heads) {
+    head -= r.n_heads;
+    to = head < r.n_kv_heads ? r.k + (row * r.n_kv_heads + head) * r.head_dim
+                             : r.v + (row * r.n_kv_heads + head - r.n_kv_heads) * r.head_dim;
+  }
+  to[i] = low;
+  to[i + r.head_dim / 2] = high;
 }
 
-// gridDim.y slices of the heads; a thread takes both numbers of a pair.
+// The same for a key or a value that is stored as a T.
+template <typename T>
+__device__ void StoreKvPair(const Rotation& r, int64_t row, int kv_head, int i, float low,
+                            float high) {
+  const bool value = kv_head >= r.n_kv_heads;
+  T* to = static_cast<T*>((value ? r.v_rows : r.k_rows)[row]) +
+          static_cast<int64_t>(value ? kv_head - r.n_kv_heads : kv_head) * r.head_dim;
+  const T stored_low = Narrow<T>(low);
+  const T stored_high = Narrow<T>(high);
+  to[i] = stored_low;
+  to[i + r.head_dim / 2] = stored_high;
+  if (isfinite(Widen(stored_low)) && isfinite(Widen(stored_high))) return;
+  atomicOr(r.non_finite + row, value ? kNonFiniteValue : kNonFiniteKey);
+}
+
+// kStores: keys and values go to rows of T, else to r.k and r.v. gridDim.y slices of the heads; a
+// thread takes both numbers of a pair.
+template <bool kStores, typename T>
 __global__ void RotateKernel(const __grid_constant__ Rotation r) {
   __shared__ float cosine[base::kHeadDimMax / 2];
   __shared__ float sine[base::kHeadDimMax / 2];
@@ -90,6 +131,7 @@ __global__ void RotateKernel(const __grid_constant__ Rotation r) {
     sine[i] = static_cast<float>(s);
     cosine[i] = static_cast<float>(c);
   }
+  WaitForPrevious();
   __syncthreads();
   const int n_all = r.n_heads + 2 * r.n_kv_heads;
   const int n_pairs = n_all * half;
@@ -105,10 +147,16 @@ __global__ void RotateKernel(const __grid_constant__ Rotation r) {
       low += r.bias[at];
       high += r.bias[at + half];
     }
-    float* to = HeadOf(r, row, head);
-    const bool rotated = head < r.n_heads + r.n_kv_heads;
-    to[i] = rotated ? low * cosine[i] - high * sine[i] : low;
-    to[i + half] = rotated ? high * cosine[i] + low * sine[i] : high;
+    if (head < r.n_heads + r.n_kv_heads) {
+      const float before = low;
+      low = before * cosine[i] - high * sine[i];
+      high = high * cosine[i] + before * sine[i];
+    }
+    if (kStores && head >= r.n_heads) {
+      StoreKvPair<T>(r, row, head - r.n_heads, i, low, high);
+    } else {
+      StorePair(r, row, head, i, low, high);
+    }
   }
 }
 
@@ -121,6 +169,7 @@ __device__ float Silu(float g) {
 template <typename To>
 __global__ void SwiGluKernel(const float* gate_up, int64_t n, int64_t row_groups, int64_t n_groups,
                              bool whole, To* y) {
+  WaitForPrevious();
   const int64_t group = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (group >= n_groups) return;
   const int64_t row = group / row_groups;
@@ -135,6 +184,7 @@ __global__ void SwiGluKernel(const float* gate_up, int64_t n, int64_t row_groups
 template <typename From>
 __global__ void EmbedKernel(const From* table, int64_t n_vocab, const int32_t* ids, int64_t n,
                             int64_t row_groups, int64_t n_groups, bool whole, float* y) {
+  WaitForPrevious();
   const int64_t group = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (group >= n_groups) return;
   const int64_t row = group / row_groups;
@@ -147,6 +197,7 @@ __global__ void EmbedKernel(const From* table, int64_t n_vocab, const int32_t* i
 
 template <typename From, typename To>
 __global__ void ConvertKernel(const From* from, int64_t n, bool whole, To* to) {
+  WaitForPrevious();
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kGroup;
   if (i >= n) return;
   const bool full = whole && i + kGroup <= n;
@@ -156,7 +207,7 @@ __global__ void ConvertKernel(const From* from, int64_t n, bool whole, To* to) {
 bool Aligned(const void* data, DType type) { return WholeGroups(data, type, kGroup); }
 
 LaunchShape ForGroups(const char* kernel, int64_t n_groups) {
-  return {kernel, dim3(CeilDiv(n_groups, kThreads)), kThreads};
+  return {kernel, dim3(CeilDiv(n_groups, kThreads)), kThreads, 0, kOverlaps};
 }
 
 }  // namespace
@@ -166,29 +217,56 @@ void RmsNorm(TensorView x, TensorView weight, float epsilon, MutableTensorView y
   const int64_t n = x.dim(1);
   const bool whole = WholeGroups(x.data, x.dtype, n) && WholeGroups(y.data, y.dtype, n) &&
                      Aligned(weight.data, weight.dtype);
+  const auto threads =
+      static_cast<int>(std::min<int64_t>(kNormThreads, CeilDiv(CeilDiv(n, kGroup), kWarp) * kWarp));
   WithType(y.dtype, [&](auto zero) {
     using To = decltype(zero);
-    Launch(GpuOf(stream), RmsNormKernel<To>, {"RmsNorm", dim3(x.dim(0)), kThreads}, x.as<float>(),
-           weight.as<float>(), n, epsilon, whole, y.as_mutable<To>());
+    Launch(GpuOf(stream), RmsNormKernel<To>, {"RmsNorm", dim3(x.dim(0)), threads, 0, kOverlaps},
+           x.as<float>(), weight.as<float>(), n, epsilon, whole, y.as_mutable<To>());
   });
 }
 
-void RotateAndSplit(const RopeArgs& args, const Stream& stream) {
+namespace {
+
+Rotation RotationOf(const RopeArgs& args) {
+  return {args.qkv.as<float>(),
+          args.bias,
+          args.positions,
+          args.inv_frequency,
+          args.q.as_mutable<float>(),
+          args.k.as_mutable<float>(),
+          args.v.as_mutable<float>(),
+          args.n_heads,
+          args.n_kv_heads,
+          args.head_dim,
+          nullptr,
+          nullptr,
+          nullptr};
+}
+
+template <bool kStores, typename T>
+void LaunchRotation(const RopeArgs& args, const Rotation& rotation, const Stream& stream) {
   const Gpu& gpu = GpuOf(stream);
   const int64_t n_rows = args.qkv.dim(0);
   const int64_t row_blocks = CeilDiv(args.qkv.dim(1) / 2, kThreads);
   const int64_t slices = std::clamp<int64_t>(4 * gpu.n_multiprocessors() / n_rows, 1, row_blocks);
-  const Rotation rotation = {args.qkv.as<float>(),
-                             args.bias,
-                             args.positions,
-                             args.inv_frequency,
-                             args.q.as_mutable<float>(),
-                             args.k.as_mutable<float>(),
-                             args.v.as_mutable<float>(),
-                             args.n_heads,
-                             args.n_kv_heads,
-                             args.head_dim};
-  Launch(gpu, RotateKernel, {"RotateAndSplit", dim3(n_rows, slices), kThreads}, rotation);
+  Launch(gpu, RotateKernel<kStores, T>,
+         {"RotateAndSplit", dim3(n_rows, slices), kThreads, 0, kOverlaps}, rotation);
+}
+
+}  // namespace
+
+void RotateAndSplit(const RopeArgs& args, const Stream& stream) {
+  LaunchRotation<false, float>(args, RotationOf(args), stream);
+}
+
+void RotateAndStore(const RopeArgs& args, const StoreRowsArgs& rows, const Stream& stream) {
+  Rotation rotation = RotationOf(args);
+  rotation.k_rows = rows.k_rows;
+  rotation.v_rows = rows.v_rows;
+  rotation.non_finite = rows.non_finite;
+  WithType(rows.type,
+           [&](auto zero) { LaunchRotation<true, decltype(zero)>(args, rotation, stream); });
 }
 
 void SwiGlu(TensorView gate_up, MutableTensorView y, const Stream& stream) {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/graph.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/matmul_plans.h"
 #include "proto/base/check.h"
@@ -37,6 +38,9 @@ Gpu::Gpu(int ordinal, std::string name, bool goes_first)
   MakeCurrent();
   n_multiprocessors_ = Attribute(cudaDevAttrMultiProcessorCount, ordinal);
   shared_bytes_max_ = Attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal);
+  // Code of 9.0 runs there only; what runs elsewhere does not wait by itself.
+  overlaps_ = Attribute(cudaDevAttrComputeCapabilityMajor, ordinal) == 9 &&
+              Attribute(cudaDevAttrComputeCapabilityMinor, ordinal) == 0;
   int last = 0;
   int first = 0;
   LEXICO_CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&last, &first));
@@ -44,12 +48,14 @@ Gpu::Gpu(int ordinal, std::string name, bool goes_first)
       cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, goes_first ? first : last));
   LEXICO_CUDA_CHECK(cudaEventCreate(&begin_));
   LEXICO_CUDA_CHECK(cudaEventCreate(&end_));
+  LEXICO_CUDA_CHECK(cudaEventCreateWithFlags(&so_far_, cudaEventDisableTiming));
 }
 
 Gpu::~Gpu() {
   Synchronize();
   matmul_plans_.reset();
   LEXICO_CUDA_CHECK(cudaFree(workspace_));
+  LEXICO_CUDA_CHECK(cudaEventDestroy(so_far_));
   LEXICO_CUDA_CHECK(cudaEventDestroy(end_));
   LEXICO_CUDA_CHECK(cudaEventDestroy(begin_));
   LEXICO_CUDA_CHECK(cudaStreamDestroy(stream_));
@@ -136,27 +142,38 @@ void Gpu::Synchronize() {
   LEXICO_CUDA_CHECK(cudaStreamSynchronize(stream_));
 }
 
-std::vector<double> Gpu::ReplayMicroseconds(const std::function<void()>& body, int n) {
+void Gpu::WaitFor(Device& other) {
   MakeCurrent();
-  cudaGraph_t graph = nullptr;
-  LEXICO_CUDA_CHECK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
-  body();
-  LEXICO_CUDA_CHECK(cudaStreamEndCapture(stream_, &graph));
-  cudaGraphExec_t replay = nullptr;
-  LEXICO_CUDA_CHECK(cudaGraphInstantiate(&replay, graph, 0));
-  LEXICO_CUDA_CHECK(cudaGraphLaunch(replay, stream_));
+  const Gpu& gpu = static_cast<const Gpu&>(other);
+  LEXICO_CUDA_CHECK(cudaEventRecord(gpu.so_far_, gpu.stream_));
+  LEXICO_CUDA_CHECK(cudaStreamWaitEvent(stream_, gpu.so_far_));
+  joined_ = true;
+}
+
+std::unique_ptr<Graph> Gpu::Record(absl::FunctionRef<void()> ops, std::unique_ptr<Graph> old) {
+  MakeCurrent();
+  return RecordedGraph::Record(stream_, ops, std::move(old));
+}
+
+void Gpu::Replay(const Graph& graph) {
+  MakeCurrent();
+  static_cast<const RecordedGraph&>(graph).Launch(stream_);
+}
+
+std::vector<double> Gpu::ReplayMicroseconds(const std::function<void()>& body, int n) {
+  const std::unique_ptr<Graph> graph = Record(body, nullptr);
+  LEXICO_CHECK(graph != nullptr);
+  Replay(*graph);
   std::vector<double> microseconds;
   for (int i = 0; i < n; ++i) {
     LEXICO_CUDA_CHECK(cudaEventRecord(begin_, stream_));
-    LEXICO_CUDA_CHECK(cudaGraphLaunch(replay, stream_));
+    Replay(*graph);
     LEXICO_CUDA_CHECK(cudaEventRecord(end_, stream_));
     LEXICO_CUDA_CHECK(cudaEventSynchronize(end_));
     float milliseconds = 0;
     LEXICO_CUDA_CHECK(cudaEventElapsedTime(&milliseconds, begin_, end_));
     microseconds.push_back(1e3 * milliseconds);
   }
-  LEXICO_CUDA_CHECK(cudaGraphExecDestroy(replay));
-  LEXICO_CUDA_CHECK(cudaGraphDestroy(graph));
   return microseconds;
 }
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "kernels/api/device.h"
 #include "kernels/api/stream.h"
@@ -38,6 +39,9 @@ class Gpu final : public Device {
   void CopyWithin(void* to, const void* from, size_t bytes) override;
   void Zero(void* to, size_t bytes) override;
   void Synchronize() override;
+  void WaitFor(Device& other) override;
+  std::unique_ptr<Graph> Record(absl::FunctionRef<void()> ops, std::unique_ptr<Graph> old) override;
+  void Replay(const Graph& graph) override;
   std::vector<double> ReplayMicroseconds(const std::function<void()>& body, int n) override;
 
   // CUDA calls of this thread go to this GPU from here on.
@@ -47,6 +51,9 @@ class Gpu final : public Device {
   int n_multiprocessors() const { return n_multiprocessors_; }
   // Of one block, at most.
   size_t shared_bytes_max() const { return shared_bytes_max_; }
+  // Whether the kernel that is now launched can start while the one before it ends (overlap.cuh):
+  // the GPU can, and no other stream is waited for in between.
+  bool TakeOverlap() const { return overlaps_ && !std::exchange(joined_, false); }
 
   // The memory of ops in flight. An op overwrites it as it likes, because ops of one stream run one
   // after another; nothing in it outlives the op.
@@ -61,9 +68,12 @@ class Gpu final : public Device {
   const std::string name_;
   int n_multiprocessors_ = 0;
   size_t shared_bytes_max_ = 0;
+  bool overlaps_ = false;
+  mutable bool joined_ = false;  // since the last kernel
   cudaStream_t stream_ = nullptr;
   cudaEvent_t begin_ = nullptr;
   cudaEvent_t end_ = nullptr;
+  cudaEvent_t so_far_ = nullptr;  // of WaitFor
   char* workspace_ = nullptr;
   size_t workspace_bytes_ = 0;
   mutable std::unique_ptr<MatMulPlans> matmul_plans_;

@@ -18,7 +18,10 @@ struct LaunchShape {
   dim3 blocks;
   int threads;  // of a block
   size_t shared_bytes = 0;
+  // It may start while the kernel before it ends, and begins with WaitForPrevious (overlap.cuh).
+  bool overlaps = false;
 };
+inline constexpr bool kOverlaps = true;
 
 // What a kernel may have without asking.
 inline constexpr size_t kSharedBytesDefault = 48 * 1024;
@@ -41,6 +44,11 @@ void Launch(const Gpu& gpu, void (*kernel)(Parameters...), const LaunchShape& sh
     config.blockDim = dim3(shape.threads);
     config.dynamicSmemBytes = shape.shared_bytes;
     config.stream = gpu.stream();
+    cudaLaunchAttribute overlap = {};
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    config.attrs = &overlap;
+    config.numAttrs = gpu.TakeOverlap() && shape.overlaps ? 1 : 0;
     error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
   }
   if (error != cudaSuccess) [[unlikely]] {

@@ -21,6 +21,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/matmul_plans.h"
+#include "kernels/cuda/overlap.cuh"
 #include "proto/base/check.h"
 
 namespace lexico::kernels::cuda {
@@ -55,6 +56,7 @@ class Matrix final : public PreparedMatrix {
 template <typename From, typename To>
 __global__ void PackRowsKernel(const From* from, int64_t n, int64_t n_groups, int64_t row_elements,
                                bool whole, To* to) {
+  WaitForPrevious();
   const int64_t group = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (group >= n_groups) return;
   const int64_t at = group * kGroup;
@@ -74,7 +76,7 @@ void PackRows(const Gpu& gpu, const TensorView& from, DType type, int64_t row_el
       using From = decltype(from_zero);
       using To = decltype(to_zero);
       Launch(gpu, PackRowsKernel<From, To>,
-             {"PackRows", dim3(CeilDiv(n_groups, kThreads)), kThreads},
+             {"PackRows", dim3(CeilDiv(n_groups, kThreads)), kThreads, 0, kOverlaps},
              static_cast<const From*>(from.data), n, n_groups, row_elements, whole,
              static_cast<To*>(to));
     });

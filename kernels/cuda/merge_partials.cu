@@ -4,8 +4,10 @@
 // deterministic, and an output that is one of the parts is read by the thread that overwrites it.
 #include <cmath>
 
+#include "kernels/cuda/groups.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/merge_partials.h"
+#include "kernels/cuda/overlap.cuh"
 #include "proto/base/check.h"
 
 namespace lexico::kernels::cuda {
@@ -22,8 +24,10 @@ struct Parts {
 
 constexpr int kThreads = 256;
 
+template <typename To>
 __global__ void MergeKernel(const __grid_constant__ Parts parts, int64_t n_elements, int head_dim,
-                            float* out) {
+                            To* out) {
+  WaitForPrevious();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= n_elements) return;
   const int64_t row = i / head_dim;
@@ -41,7 +45,7 @@ __global__ void MergeKernel(const __grid_constant__ Parts parts, int64_t n_eleme
     sum += weight * parts.part[p].sum_exp[row];
     value += weight * parts.part[p].out[i];
   }
-  out[i] = sum == 0 ? 0.0f : static_cast<float>(value / sum);
+  out[i] = Narrow<To>(sum == 0 ? 0.0f : static_cast<float>(value / sum));
 }
 
 }  // namespace
@@ -56,8 +60,12 @@ void MergePartials(std::span<const AttentionPart> parts, MutableTensorView out,
                          parts[p].sum_exp.as<float>()};
   }
   const int64_t n = out.size();
-  Launch(GpuOf(stream), MergeKernel, {"MergePartials", dim3(CeilDiv(n, kThreads)), kThreads},
-         arguments, n, static_cast<int>(out.dim(2)), out.as_mutable<float>());
+  WithType(out.dtype, [&](auto zero) {
+    using To = decltype(zero);
+    Launch(GpuOf(stream), MergeKernel<To>,
+           {"MergePartials", dim3(CeilDiv(n, kThreads)), kThreads, 0, kOverlaps}, arguments, n,
+           static_cast<int>(out.dim(2)), out.as_mutable<To>());
+  });
 }
 
 }  // namespace lexico::kernels::cuda

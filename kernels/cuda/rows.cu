@@ -22,6 +22,7 @@
 #include "kernels/cuda/code_order.h"
 #include "kernels/cuda/groups.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/rows.h"
 #include "proto/base/limits.h"
 
@@ -48,6 +49,7 @@ __global__ void RoundKernel(float* x, int64_t n, bool whole, int32_t* non_finite
 template <typename T>
 __global__ void StoreRowsKernel(const float* k, const float* v, int64_t n, void* const* k_rows,
                                 void* const* v_rows, int32_t* non_finite) {
+  WaitForPrevious();
   const int64_t seq = blockIdx.x;
   const bool value = threadIdx.x >= kThreads / 2;
   const float* from = (value ? v : k) + seq * n;
@@ -208,9 +210,9 @@ void RoundToType(MutableTensorView x, DType type, int32_t* non_finite, const Str
 void StoreRows(const StoreRowsArgs& args, const Stream& stream) {
   WithType(args.type, [&](auto zero) {
     using T = decltype(zero);
-    Launch(GpuOf(stream), StoreRowsKernel<T>, {"StoreRows", dim3(args.k.dim(0)), kThreads},
-           args.k.as<float>(), args.v.as<float>(), args.k.dim(1), args.k_rows, args.v_rows,
-           args.non_finite);
+    Launch(GpuOf(stream), StoreRowsKernel<T>,
+           {"StoreRows", dim3(args.k.dim(0)), kThreads, 0, kOverlaps}, args.k.as<float>(),
+           args.v.as<float>(), args.k.dim(1), args.k_rows, args.v_rows, args.non_finite);
   });
 }
 

@@ -22,6 +22,9 @@
 // sum in F32 (each of n additions is off by at most half a unit; F32 rounds each partial sum to
 // 2^-24 of itself). Tokens whose products would all round to 0 are left out, which changes nothing.
 //
+// Each starts while the one before it ends (overlap.cuh): Table with the rows of D_k at hand, Score
+// and Value with their share of the work.
+//
 // Deterministic: the same bits on every run, whatever else is in the batch and however many
 // multiprocessors there are.
 //
@@ -82,31 +85,31 @@ void RunWave(const SparseAttentionArgs& args, const Gpu& gpu, const SparsePlan& 
           dim3(CeilDiv(std::max(n_atoms_k, n_atoms_v), kTableAtoms),
                CeilDiv(plan.n_wave_items(), kTableItems)),
           kTableItems * kWarp,
-          sizeof(float) * (kTableAtoms * (stride + 4) + kTableItems * kLanes * stride)},
+          sizeof(float) * (kTableAtoms * (stride + 4) + kTableItems * kLanes * stride), kOverlaps},
          plan, args.q.as<float>(), args.scale, n_heads, head_dim, dictionary_k.rows(), stride,
          n_atoms_k, n_atoms_v, arrays);
   const dim3 blocks(plan.n_blocks());
   if (plan.n_blocks() > 0) {
     WithRun(keys.RunLength(), [&](auto run) {
       Launch(gpu, ScoreKernel<kLanes, run()>,
-             {"SparseAttention Score", blocks, kTileThreads, lane_bytes * n_atoms_k}, plan, keys,
-             values, n_atoms_k, arrays);
+             {"SparseAttention Score", blocks, kTileThreads, lane_bytes * n_atoms_k, kOverlaps},
+             plan, keys, values, n_atoms_k, arrays);
     });
     WithRun(values.RunLength(), [&](auto run) {
       Launch(gpu, ValueKernel<kLanes, run()>,
-             {"SparseAttention Value", blocks, kTileThreads, lane_bytes * n_atoms_v}, plan, values,
-             n_atoms_v, arrays);
+             {"SparseAttention Value", blocks, kTileThreads, lane_bytes * n_atoms_v, kOverlaps},
+             plan, values, n_atoms_v, arrays);
     });
   }
   Launch(gpu, MultiplyKernel<kLanes>,
          {"SparseAttention Multiply",
           dim3(n_ranges, CeilDiv(plan.n_wave_items(), kMultiplyItems),
                CeilDiv(dictionary_v.row_stride(), kMultiplyColumns)),
-          kMultiplyWarps * kWarp},
+          kMultiplyWarps * kWarp, 0, kOverlaps},
          plan, dictionary_v.rows(), dictionary_v.row_stride(), n_atoms_v, head_dim, arrays);
   Launch(gpu, FinishKernel<kLanes>,
          {"SparseAttention Finish", dim3(plan.n_wave_items(), kLanes),
-          static_cast<int>(CeilDiv(head_dim, kWarp)) * kWarp},
+          static_cast<int>(CeilDiv(head_dim, kWarp)) * kWarp, 0, kOverlaps},
          plan, n_heads, head_dim, static_cast<int>(n_ranges), arrays, args.out.as_mutable<float>(),
          args.max_score.as_mutable<float>(), args.sum_exp.as_mutable<float>());
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/cuda/codes.cuh"
+#include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/sparse_attention_plan.h"
 #include "kernels/cuda/warp.cuh"
 
@@ -49,7 +50,8 @@ struct OnlineSums {
   }
 };
 
-// What a block of ScoreKernel and ValueKernel does: tiles [tile_begin, tile_end) of one item.
+// What a block of ScoreKernel and ValueKernel does: tiles [tile_begin, tile_end) of one item, of
+// which an item's last blocks may have none.
 struct BlockWork {
   int seq;
   int item;
@@ -64,13 +66,14 @@ struct BlockWork {
       (plan.block_begin[middle] <= block ? low : high) = middle;
     }
     seq = low;
-    const int n_tiles = plan.n_tiles(seq);
-    const int tiles_per_block = plan.TilesPerBlock(seq);
-    const int per_item = (n_tiles + tiles_per_block - 1) / tiles_per_block;
+    const int most = plan.TilesPerBlock(seq);
+    const int per_item = (plan.n_tiles(seq) + most - 1) / most;
     const int place = block - plan.block_begin[seq];
+    const int n_tiles = plan.UsedTiles(seq);
+    const int share = (n_tiles + per_item - 1) / per_item;
     item = place / per_item;
-    tile_begin = place % per_item * tiles_per_block;
-    tile_end = min(tile_begin + tiles_per_block, n_tiles);
+    tile_begin = place % per_item * share;
+    tile_end = min(tile_begin + share, n_tiles);
   }
   __device__ int wave_item(const SparsePlan& plan) const { return seq * plan.n_items + item; }
 };
@@ -86,7 +89,7 @@ struct TilePages {
     first = static_cast<int64_t>(tile) * plan.tile_pages[seq];
     const int64_t begin = plan.page_begin[seq];
     n_pages = static_cast<int>(
-        min(static_cast<int64_t>(plan.tile_pages[seq]), plan.page_begin[seq + 1] - begin - first));
+        min(static_cast<int64_t>(plan.tile_pages[seq]), plan.UsedPages(seq) - first));
     const int lane = static_cast<int>(threadIdx.x % kWarp);
     block = codes.Block(codes.pages[begin + first + min(lane, n_pages - 1)], kv_head);
   }

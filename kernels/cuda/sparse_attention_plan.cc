@@ -37,7 +37,7 @@ SparsePlanner::SparsePlanner(const SparseAttentionArgs& args, int lanes, int n_m
       items_per_head_(static_cast<int>(CeilDiv(args.q.dim(1) / args.layout.n_kv_heads, lanes))),
       items_per_seq_(items_per_head_ * args.layout.n_kv_heads) {}
 
-// Follows from the sequence alone, so that its results do.
+// Follows from the sequence and the pages that it may have alone, so that its results do.
 int SparsePlanner::TilePages(int64_t seq) const {
   const int64_t n_pages = args_.page_begin[seq + 1] - args_.page_begin[seq];
   int pages = std::clamp(kTileTokens / args_.layout.page_tokens, 1, kTilePagesMax);
@@ -63,6 +63,7 @@ bool SparsePlanner::Next(SparsePlan& plan) {
   plan.items_per_head = items_per_head_;
   plan.group = static_cast<int>(args_.q.dim(1)) / args_.layout.n_kv_heads;
   plan.page_tokens = args_.layout.page_tokens;
+  plan.n_pages = args_.n_pages;
   TakeSequences(plan);
   SpreadPages(plan);
   return true;

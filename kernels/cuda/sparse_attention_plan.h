@@ -6,6 +6,10 @@
 // tiles in a fixed order or in integers. So how tiles are spread over thread blocks changes no bit,
 // and may follow from the whole batch.
 //
+// Tiles, blocks and places are planned for the pages that sequences may have
+// (SparseAttentionArgs::n_pages); kernels spread the tiles that there are evenly over a sequence's
+// blocks.
+//
 // A wave takes as many sequences as fit into the workspace; a sequence that does not fit alone is
 // taken some items at a time, one at least: 4 * kLanes bytes a token (2 MiB at 131,072 tokens) and
 // about 12 bytes a lane and atom.
@@ -49,6 +53,8 @@ struct SparsePlan {
   int tile_begin[kWaveSequences + 1];
   int tile_pages[kWaveSequences];
   int block_begin[kWaveSequences + 1];
+  // All of these are of what sequences may have. What they have, in device memory; null: all.
+  const int32_t* n_pages;  // [of the batch]
 
   __host__ __device__ int n_blocks() const { return block_begin[n_seqs]; }
   __host__ __device__ int n_wave_items() const { return n_seqs * n_items; }
@@ -59,6 +65,15 @@ struct SparsePlan {
   __host__ __device__ int64_t n_tokens(int seq) const {
     return (page_begin[seq + 1] - page_begin[seq]) * page_tokens;
   }
+#ifdef __CUDACC__
+  __device__ int64_t UsedPages(int seq) const {
+    const int64_t most = page_begin[seq + 1] - page_begin[seq];
+    return n_pages == nullptr ? most : min(most, static_cast<int64_t>(n_pages[first_seq + seq]));
+  }
+  __device__ int UsedTiles(int seq) const {
+    return static_cast<int>((UsedPages(seq) + tile_pages[seq] - 1) / tile_pages[seq]);
+  }
+#endif
   // Places in arrays over (sequence, item, tile) and (sequence, item, token).
   __host__ __device__ int64_t FirstTile(int seq, int item) const {
     return static_cast<int64_t>(tile_begin[seq]) * n_items +

@@ -35,6 +35,7 @@ __global__ void __launch_bounds__(kTableItems* kWarp)
         reinterpret_cast<const float4*>(rows + static_cast<int64_t>(atom) * row_stride);
     for (int i = lane; i < columns; i += kWarp) atoms[a * (columns + 1) + i] = from[i];
   }
+  WaitForPrevious();
   const int wave_item = blockIdx.y * kTableItems + warp;
   const bool real_item = wave_item < plan.n_wave_items();
   if (real_item) {
@@ -90,12 +91,13 @@ __global__ void __launch_bounds__(kMultiplyWarps* kWarp)
   const int range_atoms = min(kRangeAtoms, n_atoms - first_atom);
   const int first_item = blockIdx.y * kMultiplyItems;
   const int n_items = min(kMultiplyItems, plan.n_wave_items() - first_item);
+  WaitForPrevious();
   for (int i = threadIdx.x; i < kMultiplyItems * kRangeAtoms; i += kMultiplyWarps * kWarp) {
     const int atom = i % kRangeAtoms;
     const int64_t item = first_item + i / kRangeAtoms;
     Lanes<kLanes> value = {};
     if (i / kRangeAtoms < n_items && atom < range_atoms &&
-        plan.n_tokens(static_cast<int>(item / plan.n_items)) > 0) {
+        plan.UsedPages(static_cast<int>(item / plan.n_items)) > 0) {
 #pragma unroll
       for (int g = 0; g < kLanes; ++g) {
         value.v[g] =
@@ -150,13 +152,14 @@ template <int kLanes>
 __global__ void FinishKernel(const __grid_constant__ SparsePlan plan, int n_heads, int head_dim,
                              int n_ranges, SparseArrays arrays, float* out, float* max_score,
                              float* sum_exp) {
+  WaitForPrevious();
   const int64_t wave_item = blockIdx.x;
   const int g = blockIdx.y;
   const int seq = static_cast<int>(wave_item / plan.n_items);
   const int item = static_cast<int>(wave_item % plan.n_items);
   if (g >= plan.NumHeads(item, kLanes)) return;
   const int64_t head = (plan.first_seq + seq) * n_heads + plan.FirstHead(item, kLanes) + g;
-  const bool empty = plan.n_tokens(seq) == 0;
+  const bool empty = plan.UsedPages(seq) == 0;
   const HeadSums sums = empty ? HeadSums{-INFINITY, 0} : arrays.heads[wave_item * kLanes + g];
   if (threadIdx.x == 0) {
     max_score[head] = sums.max;

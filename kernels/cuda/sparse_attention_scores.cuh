@@ -68,6 +68,7 @@ __global__ void __launch_bounds__(kTileThreads, 1)
   extern __shared__ float4 shared[];
   auto* table = reinterpret_cast<Lanes<kLanes>*>(shared);
   const BlockWork work(plan, blockIdx.x);
+  WaitForPrevious();
   const auto* from = reinterpret_cast<const Lanes<kLanes>*>(arrays.tables) +
                      static_cast<int64_t>(work.wave_item(plan)) * n_atoms;
 #pragma unroll 4

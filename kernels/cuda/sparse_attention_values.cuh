@@ -44,7 +44,7 @@ __device__ void SetItemSums(const SparsePlan& plan, const BlockWork& work, const
   constexpr int kWarps = kTileThreads / kWarp;
   const int warp = threadIdx.x / kWarp;
   const int lane = threadIdx.x % kWarp;
-  const int n_tiles = plan.n_tiles(work.seq);
+  const int n_tiles = plan.UsedTiles(work.seq);
   const int64_t first_tile = plan.FirstTile(work.seq, work.item);
   OnlineSums<kLanes> mine;
   uint32_t coef_max = 0;
@@ -169,6 +169,7 @@ __global__ void __launch_bounds__(kTileThreads, 1)
   __shared__ WarpSums<kLanes> warps;
   const BlockWork work(plan, blockIdx.x);
   for (int i = threadIdx.x; i < n_atoms * kLanes; i += kTileThreads) z[i] = 0;
+  WaitForPrevious();
   SetItemSums(plan, work, values, arrays, warps, sums);
   __syncthreads();
 

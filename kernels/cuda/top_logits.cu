@@ -16,6 +16,7 @@
 #include <limits>
 
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/top_logits.h"
 #include "proto/base/check.h"
 
@@ -138,6 +139,7 @@ template <bool kSort>
 __global__ void __launch_bounds__(kThreads)
     TopLogitsOfChunks(const float* logits, int64_t n_vocab, int n_top, const RowDraw* draws,
                       Work work) {
+  WaitForPrevious();
   __shared__ Shared<kItems> shared;
   const int chunk = blockIdx.x;
   const int64_t row = blockIdx.y;
@@ -240,6 +242,7 @@ template <bool kSort>
 __global__ void __launch_bounds__(kThreads)
     TopLogitsOfRows(const float* logits, int64_t n_vocab, int n_top, const RowDraw* draws,
                     Work work, float* top, int32_t* top_ids, RowSummary* summaries) {
+  WaitForPrevious();
   extern __shared__ double scaled[];  // [n_chunks]
   __shared__ Shared<kMergeItems> shared;
   const int64_t row = blockIdx.x;
@@ -293,10 +296,11 @@ template <bool kSort>
 void LaunchBoth(const Gpu& gpu, const TopLogitsArgs& args, int64_t first, int64_t n, Work work) {
   const float* logits = args.logits + first * args.n_vocab;
   const RowDraw* draws = args.draws + first;
-  Launch(gpu, TopLogitsOfChunks<kSort>, {"TopLogitsOfChunks", dim3(work.n_chunks, n), kThreads},
-         logits, args.n_vocab, args.n_top, draws, work);
+  Launch(gpu, TopLogitsOfChunks<kSort>,
+         {"TopLogitsOfChunks", dim3(work.n_chunks, n), kThreads, 0, kOverlaps}, logits,
+         args.n_vocab, args.n_top, draws, work);
   Launch(gpu, TopLogitsOfRows<kSort>,
-         {"TopLogitsOfRows", dim3(n), kThreads, work.n_chunks * sizeof(double)}, logits,
+         {"TopLogitsOfRows", dim3(n), kThreads, work.n_chunks * sizeof(double), kOverlaps}, logits,
          args.n_vocab, args.n_top, draws, work, args.top + first * args.n_top,
          args.top_ids + first * args.n_top, args.summaries + first);
 }

@@ -1,7 +1,9 @@
 #include "kernels/api/rows.h"
 
 #include "kernels/cpu/rows.h"
+#include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/rows.h"
+#include "kernels/ops/check_rope.h"
 
 namespace lexico::kernels {
 namespace {
@@ -27,6 +29,21 @@ void CheckDense(const PageLayout& layout, const TensorView& rows) {
   LEXICO_CHECK_EQ(rows.dim(2), layout.head_dim);
 }
 
+void CheckStore(const StoreRowsArgs& args) {
+  LEXICO_CHECK(args.k.dtype == DType::kF32);
+  LEXICO_CHECK(args.v.dtype == DType::kF32);
+  LEXICO_CHECK_EQ(args.k.rank, 2);
+  LEXICO_CHECK_EQ(args.v.rank, 2);
+  LEXICO_CHECK_EQ(args.v.dim(0), args.k.dim(0));
+  LEXICO_CHECK_EQ(args.v.dim(1), args.k.dim(1));
+  CheckCacheType(args.type);
+
+  if (args.k.dim(0) == 0) return;
+  LEXICO_CHECK(args.k_rows != nullptr);
+  LEXICO_CHECK(args.v_rows != nullptr);
+  LEXICO_CHECK(args.non_finite != nullptr);
+}
+
 }  // namespace
 
 void RoundToType(MutableTensorView x, DType type, int32_t* non_finite, const Stream& stream) {
@@ -45,18 +62,8 @@ void RoundToType(MutableTensorView x, DType type, int32_t* non_finite, const Str
 }
 
 void StoreRows(const StoreRowsArgs& args, const Stream& stream) {
-  LEXICO_CHECK(args.k.dtype == DType::kF32);
-  LEXICO_CHECK(args.v.dtype == DType::kF32);
-  LEXICO_CHECK_EQ(args.k.rank, 2);
-  LEXICO_CHECK_EQ(args.v.rank, 2);
-  LEXICO_CHECK_EQ(args.v.dim(0), args.k.dim(0));
-  LEXICO_CHECK_EQ(args.v.dim(1), args.k.dim(1));
-  CheckCacheType(args.type);
-
+  CheckStore(args);
   if (args.k.dim(0) == 0) return;
-  LEXICO_CHECK(args.k_rows != nullptr);
-  LEXICO_CHECK(args.v_rows != nullptr);
-  LEXICO_CHECK(args.non_finite != nullptr);
   switch (stream.kind()) {
     case DeviceKind::kCpu:
       return cpu::StoreRows(args);
@@ -64,6 +71,20 @@ void StoreRows(const StoreRowsArgs& args, const Stream& stream) {
       return cuda::StoreRows(args, stream);
   }
   LEXICO_UNREACHABLE();
+}
+
+void RotateAndStore(const RopeArgs& rope, const StoreRowsArgs& rows, const Stream& stream) {
+  CheckStore(rows);
+  LEXICO_CHECK_EQ(rows.k.data, rope.k.data);
+  LEXICO_CHECK_EQ(rows.v.data, rope.v.data);
+  LEXICO_CHECK_EQ(rows.k.size(), rope.k.size());
+  if (rows.k.dim(0) == 0) return;
+  if (stream.kind() == DeviceKind::kCuda) {
+    CheckRope(rope);
+    return cuda::RotateAndStore(rope, rows, stream);
+  }
+  RotateAndSplit(rope, stream);
+  StoreRows(rows, stream);
 }
 
 void PackCodes(const PackCodesArgs& args, const Stream& stream) {

@@ -85,6 +85,9 @@ class Problem {
   const std::vector<uint8_t*>& pages() const { return pages_; }
   const PageLayout& layout() const { return layout_; }
 
+  // Of its pages, what every sequence has.
+  void set_n_pages(std::vector<int32_t> n_pages) { n_pages_ = std::move(n_pages); }
+
   void KeepFirstSequence() {
     shape_.seqs.resize(1);
     begin_.resize(2);
@@ -108,6 +111,7 @@ class Problem {
     for (const Tokens& seq : shape_.seqs) args.rows_max = std::max(args.rows_max, seq.n_rows);
     args.pages = pages_.data();
     args.page_begin = begin_.data();
+    args.n_pages = n_pages_.empty() ? nullptr : n_pages_.data();
     args.layout = layout_;
     args.n_kv_heads = static_cast<int>(shape_.n_kv_heads);
     args.kv_type = shape_.type;
@@ -175,6 +179,7 @@ class Problem {
   std::vector<uint8_t*> pages_;
   std::vector<DenseRows> rows_;
   std::vector<int64_t> begin_;
+  std::vector<int32_t> n_pages_;
 };
 
 class DenseAttentionTest : public tests::DeviceTest {};
@@ -236,6 +241,21 @@ TEST_P(DenseAttentionTest, PagesMayLieAtAnOffsetFromTheirPointers) {
   args.page_offset = 192;
   Ops().DenseAttention(args);
   problem.ExpectSameBits(actual, expected);
+}
+
+// As where a step is planned for more pages than sequences have yet.
+TEST_P(DenseAttentionTest, SequencesMayHaveFewerPagesThanTheirPlaces) {
+  Problem problem(
+      {2, 2, 32, DType::kBF16, 32, {{8, 3}, {8, 0}, {600, 40}, {16, 1}, {0, 5}, {1, 0}}}, 33);
+  for (const std::vector<int32_t>& n_pages :
+       {std::vector<int32_t>{1, 8, 513, 0, 0, 0}, {7, 0, 64, 16, 0, 1}, {9, 8, 600, 17, 5, 1}}) {
+    problem.set_n_pages(n_pages);
+    problem.ExpectMatchesDefinition(Ops());
+  }
+  // The last of them have all of their pages: what stands there changes no bit.
+  const Outputs with_counts = problem.Attend(Ops());
+  problem.set_n_pages({});
+  problem.ExpectSameBits(with_counts, problem.Attend(Ops()));
 }
 
 TEST_P(DenseAttentionTest, RowsOrPagesMayBeAbsent) {

@@ -44,6 +44,10 @@ class OnDevice {
     return static_cast<const kernels::DenseRows*>(
         Copy(there.data(), there.size() * sizeof(there[0])));
   }
+  const int32_t* Counts(const int32_t* counts, int64_t n) {
+    if (counts == nullptr) return nullptr;
+    return static_cast<const int32_t*>(Copy(counts, n * sizeof(*counts)));
+  }
   int64_t* Counter(int64_t* host) {
     if (host == nullptr) return nullptr;
     auto* there = static_cast<int64_t*>(Copy(host, sizeof(*host)));
@@ -107,6 +111,7 @@ void DeviceOps::SparseAttention(const kernels::SparseAttentionArgs& args) const 
   there.q = device.Input(args.q);
   there.pages = device.Pages(args.pages, args.page_begin[args.q.dim(0)],
                              args.page_offset + args.layout.payload_bytes());
+  there.n_pages = device.Counts(args.n_pages, args.q.dim(0));
   there.dictionary_k = device.Dictionary(args.dictionary_k);
   there.dictionary_v = device.Dictionary(args.dictionary_v);
   there.out = device.Output(args.out);
@@ -167,6 +172,7 @@ void DeviceOps::DenseAttention(const kernels::DenseAttentionArgs& args) const {
   if (args.page_begin != nullptr) {
     there.pages = device.Pages(args.pages, args.page_begin[args.q.dim(0)],
                                args.page_offset + args.layout.payload_bytes());
+    there.n_pages = device.Counts(args.n_pages, args.q.dim(0));
   }
   there.out = device.Output(args.out);
   there.max_score = device.Output(args.max_score);

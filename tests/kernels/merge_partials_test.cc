@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#include "kernels/cpu/convert.h"
 #include "tests/kernels/code_fixtures.h"
 #include "tests/kernels/device_ops.h"
 
@@ -133,6 +134,21 @@ TEST_P(MergePartialsTest, ManyRowsGiveTheSameOnAnyNumberOfThreads) {
   EXPECT_NEAR(one[0], out[0] / 3, 1e-6f);
 }
 
+TEST_P(MergePartialsTest, AGpuWritesWhatTheNextProductReads) {
+  if (!on_gpu()) GTEST_SKIP() << "a CPU's products read F32";
+  const Part part(Scores(12, 1), Values(12), kHeadDim);
+  const std::vector<float> exact = Merge({part});
+  const AttentionPart view = part.View();
+  for (const DType type : {DType::kBF16, DType::kF16}) {
+    std::vector<uint16_t> out(kHeadDim);
+    Ops().MergePartials({&view, 1}, MutableTensorView(out.data(), type, {1, 1, kHeadDim}));
+    for (int i = 0; i < kHeadDim; ++i) {
+      EXPECT_EQ(out[i],
+                type == DType::kBF16 ? cpu::FloatToBf16(exact[i]) : cpu::FloatToF16(exact[i]));
+    }
+  }
+}
+
 TEST(MergePartialsDeathTest, RejectsMalformedArguments) {
   const Part a({1}, {1, 2, 3}, 3);
   const Part b({1}, {1, 2, 3, 4}, 4);
@@ -141,6 +157,8 @@ TEST(MergePartialsDeathTest, RejectsMalformedArguments) {
   const AttentionPart parts[] = {a.View(), b.View()};
   EXPECT_DEATH(MergePartials(parts, view, Stream::Cpu(1)), "part.out.dim\\(2\\) \\(4\\)");
   EXPECT_DEATH(MergePartials({}, view, Stream::Cpu(1)), "parts.size");
+  const MutableTensorView narrow(out.data(), DType::kBF16, {1, 1, 3});
+  EXPECT_DEATH(MergePartials(std::span(parts).first(1), narrow, Stream::Cpu(1)), "out.dtype");
 }
 
 }  // namespace

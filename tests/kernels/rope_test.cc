@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/api/elementwise.h"
+#include "kernels/api/rows.h"
 #include "kernels/cpu/elementwise_definition.h"
 #include "tests/kernels/code_fixtures.h"
 #include "tests/kernels/device_array.h"
@@ -65,13 +66,21 @@ struct Problem {
 
   Split Solve(const Stream& stream) const {
     const Split poisoned = Empty();
+    const DeviceArray<float> q(poisoned.q, stream);
+    const DeviceArray<float> k(poisoned.k, stream);
+    const DeviceArray<float> v(poisoned.v, stream);
+    Rotate(stream, q, k, v, [&](const RopeArgs& args) { RotateAndSplit(args, stream); });
+    return {q.Values(), k.Values(), v.Values()};
+  }
+
+  // Calls op with the arguments on the device.
+  template <typename Op>
+  void Rotate(const Stream& stream, const DeviceArray<float>& q, const DeviceArray<float>& k,
+              const DeviceArray<float>& v, const Op& op) const {
     const DeviceArray<float> x(qkv, stream);
     const DeviceArray<float> b(bias, stream);
     const DeviceArray<int32_t> p(positions, stream);
     const DeviceArray<double> f(inv_frequency(), stream);
-    const DeviceArray<float> q(poisoned.q, stream);
-    const DeviceArray<float> k(poisoned.k, stream);
-    const DeviceArray<float> v(poisoned.v, stream);
     RopeArgs args = Args();
     args.qkv = x.View({n_rows(), width()});
     args.bias = b.data();
@@ -80,8 +89,8 @@ struct Problem {
     args.q = q.View({n_rows(), n_heads, head_dim});
     args.k = k.View({n_rows(), n_kv_heads, head_dim});
     args.v = v.View({n_rows(), n_kv_heads, head_dim});
-    RotateAndSplit(args, stream);
-    return {q.Values(), k.Values(), v.Values()};
+    op(args);
+    stream.Synchronize();
   }
 
   Split Define(Split* magnitude) const {
@@ -170,6 +179,62 @@ TEST_P(RopeTest, NanStaysInItsPair) {
   for (const float x : actual.v) EXPECT_TRUE(std::isfinite(x));
 }
 
+// Rows of one memory, in an order of their own; a table of their addresses.
+struct RowMemory {
+  RowMemory(int64_t n_rows, size_t row_bytes, const Stream& stream)
+      : memory(std::vector<uint8_t>(n_rows * row_bytes, 0xee), stream),
+        table(Addresses(n_rows, row_bytes), stream) {}
+  std::vector<void*> Addresses(int64_t n, size_t row_bytes) const {
+    std::vector<void*> addresses(n);
+    for (int64_t i = 0; i < n; ++i) addresses[i] = memory.data() + (n - 1 - i) * row_bytes;
+    return addresses;
+  }
+  DeviceArray<uint8_t> memory;
+  DeviceArray<void*> table;
+};
+
+TEST_P(RopeTest, StoringGivesTheBitsOfTwoOps) {
+  std::mt19937 random(6);
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
+    Problem problem = Problem::Random(4, 2, 64, {3, 0, 77, 1000, 5}, true, random);
+    const int64_t n = problem.n_rows();
+    const int64_t row_dim = 2 * 64;
+    const int64_t k_begin = 4 * 64;
+    problem.qkv[1 * problem.width() + k_begin + 70] = kNan;  // a key of row 1
+    problem.qkv[2 * problem.width() + k_begin + row_dim] =
+        std::numeric_limits<float>::infinity();                        // a value of row 2
+    problem.qkv[4 * problem.width() + k_begin + row_dim + 3] = -kNan;  // both of row 4
+    problem.qkv[4 * problem.width() + k_begin] = kNan;
+    const Split split = problem.Solve(stream());
+    const DeviceArray<float> k(split.k, stream());
+    const DeviceArray<float> v(split.v, stream());
+    const size_t row_bytes = row_dim * DTypeBytes(type);
+    const RowMemory k_rows[] = {{n, row_bytes, stream()}, {n, row_bytes, stream()}};
+    const RowMemory v_rows[] = {{n, row_bytes, stream()}, {n, row_bytes, stream()}};
+    const auto rows_of = [&](int i, const DeviceArray<int32_t>& flags) -> StoreRowsArgs {
+      return {.k = k.View({n, row_dim}),
+              .v = v.View({n, row_dim}),
+              .k_rows = k_rows[i].table.data(),
+              .v_rows = v_rows[i].table.data(),
+              .type = type,
+              .non_finite = flags.data()};
+    };
+    const DeviceArray<int32_t> expected(std::vector<int32_t>(n, 77), stream());
+    StoreRows(rows_of(0, expected), stream());
+    const DeviceArray<int32_t> actual(std::vector<int32_t>(n, 0), stream());
+    const DeviceArray<float> q(problem.Empty().q, stream());
+    problem.Rotate(stream(), q, k, v, [&](const RopeArgs& args) {
+      RotateAndStore(args, rows_of(1, actual), stream());
+    });
+    EXPECT_EQ(q.Values(), split.q);
+    EXPECT_EQ(k_rows[1].memory.Values(), k_rows[0].memory.Values()) << DTypeName(type);
+    EXPECT_EQ(v_rows[1].memory.Values(), v_rows[0].memory.Values()) << DTypeName(type);
+    EXPECT_EQ(actual.Values(), expected.Values());
+    EXPECT_EQ(actual.Values(), (std::vector<int32_t>{0, kNonFiniteKey, kNonFiniteValue, 0,
+                                                     kNonFiniteKey | kNonFiniteValue}));
+  }
+}
+
 TEST(RopeDeathTest, RejectsMalformedArguments) {
   std::vector<float> x(4 * 8);
   const std::vector<double> frequencies(4);
@@ -189,6 +254,10 @@ TEST(RopeDeathTest, RejectsMalformedArguments) {
   EXPECT_DEATH(RotateAndSplit(args, Stream::Cpu(1)), "args.qkv.dim\\(1\\) \\(32\\)");
   args.head_dim = 7;
   EXPECT_DEATH(RotateAndSplit(args, Stream::Cpu(1)), "head_dim % 2");
+  StoreRowsArgs rows;
+  rows.k = TensorView(x.data() + 8, {0, 8});
+  rows.v = TensorView(x.data(), {0, 8});
+  EXPECT_DEATH(RotateAndStore(args, rows, Stream::Cpu(1)), "rows.k.data");
 }
 
 }  // namespace

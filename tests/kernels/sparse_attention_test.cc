@@ -85,6 +85,8 @@ class Problem {
   const PageLayout& layout() const { return layout_; }
   const std::vector<int64_t>& page_begin() const { return page_begin_; }
   void set_scale(float scale) { scale_ = scale; }
+  // Of its pages, what every sequence has.
+  void set_n_pages(std::vector<int32_t> n_pages) { n_pages_ = std::move(n_pages); }
 
   TensorView OutView(const std::vector<float>& v) const {
     return TensorView(v.data(), {n_seqs(), n_heads(), shape_.head_dim});
@@ -102,6 +104,7 @@ class Problem {
     args.q = OutView(q_);
     args.pages = pages_->pages();
     args.page_begin = page_begin_.data();
+    args.n_pages = n_pages_.empty() ? nullptr : n_pages_.data();
     args.layout = layout_;
     args.dictionary_k = dictionary_k_.get();
     args.dictionary_v = dictionary_v_.get();
@@ -148,6 +151,7 @@ class Problem {
   std::mt19937 random_;
   PageLayout layout_;
   std::vector<int64_t> page_begin_;
+  std::vector<int32_t> n_pages_;
   std::shared_ptr<const PreparedDictionary> dictionary_k_;
   std::shared_ptr<const PreparedDictionary> dictionary_v_;
   std::unique_ptr<CodedPages> pages_;
@@ -362,6 +366,35 @@ TEST_P(SparseAttentionTest, PagesMayLieAtAnOffsetFromTheirPointers) {
       EXPECT_TRUE(IsClose(args.out, problem.OutView(expected.out), magnitudes.out, kUlps));
     }
   }
+}
+
+// As where a step is planned for more pages than sequences have yet.
+TEST_P(SparseAttentionTest, SequencesMayHaveFewerPagesThanTheirPlaces) {
+  for (const int group : {1, 4}) {
+    Shape shape{.head_dim = 16, .n_atoms = 64, .n_kv_heads = 2, .group = group};
+    shape.pages_per_seq = {8, 8, 16, 100, 0, 3};
+    Problem problem(shape, 31, Ops());
+    for (const std::vector<int32_t>& n_pages :
+         {std::vector<int32_t>{1, 8, 9, 41, 0, 3}, {7, 0, 16, 1, 0, 2}, {9, 8, 17, 100, 5, 3}}) {
+      problem.set_n_pages(n_pages);
+      problem.ExpectMatchesDefinition();
+    }
+    // The last of them have all of their pages: what stands there changes no bit.
+    const Outputs with_counts = problem.Run();
+    problem.set_n_pages({});
+    problem.ExpectSameBits(with_counts, problem.Run());
+  }
+}
+
+// What a sequence gives follows from its pages and its place, not from what lies in the rest.
+TEST_P(SparseAttentionTest, PagesPastTheLastAreNotRead) {
+  Shape shape{.head_dim = 16, .n_atoms = 64, .n_kv_heads = 2, .group = 4};
+  shape.pages_per_seq = {72};
+  Problem problem(shape, 32, Ops());
+  problem.set_n_pages({66});
+  const Outputs before = problem.Run();
+  for (int64_t page = 66; page < 72; ++page) problem.pages().Poison(page);
+  problem.ExpectSameBits(before, problem.Run());
 }
 
 TEST_P(SparseAttentionTest, LargeScoresDoNotOverflow) {

@@ -25,13 +25,28 @@ class EngineDeviceTest : public EngineTest, public testing::WithParamInterface<D
     auto stream = kernels::Stream::Open("cuda", 0);
     if (!stream.ok()) GTEST_SKIP() << stream.status();
     gpu_model_ = tests::MakeTinyModel({.head_dim = 32, .dtype = GetParam().dtype}, *stream);
-    metrics_.push_back(std::make_unique<base::Metrics>("worker"));
-    auto engine =
-        Engine::Create(Defaults(), gpu_model_, base::Clock::Real(), metrics_.back().get());
-    ASSERT_THAT(engine, IsOk());
-    gpu_ = *std::move(engine);
+    gpu_ = MakeGpuEngine(true);
+    ASSERT_NE(gpu_, nullptr);
   }
-  void TearDown() override { gpu_.reset(); }
+  void TearDown() override {
+    ops_.reset();
+    gpu_.reset();
+  }
+
+  std::unique_ptr<Engine> MakeGpuEngine(bool graphs) {
+    metrics_.push_back(std::make_unique<base::Metrics>("worker"));
+    EngineOptions options = Defaults();
+    options.decode_graphs = graphs;
+    auto engine = Engine::Create(options, gpu_model_, base::Clock::Real(), metrics_.back().get());
+    EXPECT_THAT(engine, IsOk());
+    return engine.ok() ? *std::move(engine) : nullptr;
+  }
+  // Of the engine that was made `back` before the last one.
+  double Steps(const char* launch, size_t back) {
+    return metrics_[metrics_.size() - 1 - back]
+        ->Counter("lexico_decode_steps_total", {launch})
+        .Value();
+  }
 
   void OpenBoth(const std::string& id) {
     Open(id, GetParam().profile);
@@ -55,7 +70,8 @@ class EngineDeviceTest : public EngineTest, public testing::WithParamInterface<D
   }
 
   std::vector<ModelRank> gpu_model_;
-  std::unique_ptr<Engine> gpu_;
+  std::unique_ptr<Engine> gpu_;  // with graphs
+  std::unique_ptr<Engine> ops_;  // without
 };
 
 TEST_P(EngineDeviceTest, AnswersAreThoseOfACpu) {
@@ -127,6 +143,52 @@ TEST_P(EngineDeviceTest, SequencesOfOneStepDoNotDisturbEachOther) {
     const Outcome together = calls[i]->Wait();
     ExpectAlike(Generate(Request("s" + std::to_string(i), RandomIds(4, i), 80)), together);
   }
+}
+
+// The same calls in an engine that replays steps and in one that never does, to the same bits:
+// windows that fill, places of pages that fill, sessions that come and go, calls of several
+// profiles and numbers of best logits in one step.
+TEST_P(EngineDeviceTest, ReplayedStepsAreThoseOfOps) {
+  ops_ = MakeGpuEngine(false);
+  std::vector<Outcome> outcomes[2];
+  for (int i = 0; i < 2; ++i) {
+    Engine& engine = i == 0 ? *gpu_ : *ops_;
+    const auto open = [&](const std::string& id, const char* profile, int n_tokens) {
+      ASSERT_THAT(engine.OpenSession({.session_id = id, .profile = profile}), IsOk());
+      ASSERT_THAT(Append(id, RandomIds(n_tokens, n_tokens), &engine).result, IsOk());
+    };
+    open("a", GetParam().profile, 260);
+    open("b", GetParam().profile, 500);
+    open("c", "dense", 130);
+    // Alone, through several pages.
+    outcomes[i].push_back(Generate(Request("a", RandomIds(3), 150), &engine));
+    // Others come in the middle and leave before the end; their profiles and best logits differ.
+    Call first;
+    first.HoldAt(20);
+    ASSERT_THAT(engine.Generate(Request("a", RandomIds(3), 120), first.callbacks()), IsOk());
+    first.WaitForTokens();
+    Call second;
+    Call third;
+    GenerateRequest request = Request("b", RandomIds(2), 60);
+    request.sampling.n_logprobs = 0;
+    ASSERT_THAT(engine.Generate(request, second.callbacks()), IsOk());
+    request = Request("c", RandomIds(2), 30);
+    request.sampling.n_logprobs = 7;
+    ASSERT_THAT(engine.Generate(request, third.callbacks()), IsOk());
+    first.Resume();
+    for (Call* call : {&first, &second, &third}) outcomes[i].push_back(call->Wait());
+    ASSERT_THAT(engine.Drop("b"), IsOk());
+    outcomes[i].push_back(Generate(Request("c", RandomIds(3), 40), &engine));
+  }
+  for (size_t i = 0; i < outcomes[0].size(); ++i) {
+    ASSERT_THAT(outcomes[0][i].result, IsOk());
+    ASSERT_THAT(outcomes[1][i].result, IsOk());
+    ExpectSameTokens(outcomes[0][i], outcomes[1][i]);
+  }
+  EXPECT_GT(Steps("replayed", 1), 150);
+  EXPECT_GT(Steps("recorded", 1), 2);
+  EXPECT_EQ(Steps("replayed", 0) + Steps("recorded", 0), 0);
+  EXPECT_GT(Steps("ops", 0), 300);
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -31,6 +31,9 @@ TEST(WorkerOptionsTest, TheDeviceDecidesOnTheMemory) {
   EXPECT_EQ(gpu.tensor_parallel, 1);
   EXPECT_EQ(gpu.kv_memory_bytes, 0u);  // what the weights leave
   EXPECT_EQ(gpu.prefill_memory_bytes, size_t{3} << 30);
+  EXPECT_TRUE(gpu.decode_graphs);
+  ASSERT_THAT(Parse({"--device", "cuda", "--no_graphs"}, &gpu), IsOk());
+  EXPECT_FALSE(gpu.decode_graphs);
 }
 
 TEST(WorkerOptionsTest, WrongValuesAreNamedWithTheirFlag) {

@@ -43,6 +43,7 @@ struct Options {
   int tensor_parallel = 1;
   int threads = 0;
   std::string kv_memory;
+  bool graphs = true;
   bool moves = false;
   bool json = false;
 };
@@ -287,7 +288,8 @@ absl::Status Bench(const Options& options) {
   LEXICO_ASSIGN_OR_RETURN(std::unique_ptr<worker::Engine> engine,
                           worker::Engine::Create({.kv_memory_bytes = kv_memory,
                                                   .waiting_max = kSessionsMax,
-                                                  .decode_seqs_max = kSessionsMax},
+                                                  .decode_seqs_max = kSessionsMax,
+                                                  .decode_graphs = options.graphs},
                                                  ranks, base::Clock::Real(), &metrics));
   return options.moves ? BenchMoves(options, bus, *engine)
                        : BenchSteps(options, ranks, std::move(engine));
@@ -315,6 +317,7 @@ int Main(int argc, char** argv) {
   app.add_option("--threads", options.threads, "0: all processors")->capture_default_str();
   app.add_option("--kv_memory", options.kv_memory,
                  "page pool (default: 2GiB; on a device all that is left)");
+  app.add_flag("--no_graphs{false}", options.graphs, "decode steps of a GPU op by op");
   app.add_flag("--moves", options.moves, "measure moves to the host and back instead");
   app.add_flag("--json", options.json, "print JSON");
   if (const absl::Status parsed = base::ParseCommandLine(app, argc, argv); !parsed.ok()) {

@@ -14,8 +14,8 @@ size_t DecodeRank::BytesOfArrays(int64_t n, int64_t n_pages) const {
   return 2 * StepArrays::BytesFor<int32_t>(n) + StepArrays::BytesFor<kernels::RowDraw>(n) +
          2 * StepArrays::BytesFor<void*>(n_layers * n) +
          StepArrays::BytesFor<kernels::DenseRows>(n_layers * n) +
-         // A group's table ends at a whole 256 bytes, and each may be a group.
-         n * 256 + StepArrays::BytesFor<void*>(n_pages);
+         // A group's tables end at whole 256 bytes, and each may be a group.
+         2 * n * 256 + StepArrays::BytesFor<void*>(n_pages);
 }
 
 size_t DecodeRank::BytesOfDevice(int64_t n, int64_t n_pages) const {
@@ -58,13 +58,9 @@ DecodeRank::Buffers DecodeRank::CutBuffers(float* base, int64_t n, int64_t* floa
     buffers.partial_max[part] = take(config.n_heads);
     buffers.partial_sum[part] = take(config.n_heads);
   }
-  buffers.non_finite = reinterpret_cast<int32_t*>(take(config.n_layers));
-  if (finds_top()) {
-    buffers.top = take(kernels::kTopLogitsMax);
-    buffers.top_ids = reinterpret_cast<int32_t*>(take(kernels::kTopLogitsMax));
-    buffers.summaries =
-        reinterpret_cast<kernels::RowSummary*>(take(sizeof(kernels::RowSummary) / sizeof(float)));
-  }
+  char* const results = reinterpret_cast<char*>(base == nullptr ? nullptr : base + *floats);
+  buffers.results = CutResults(results, n, n_top_);
+  *floats += CutResults(nullptr, n, kernels::kTopLogitsMax).bytes / sizeof(float);
   return buffers;
 }
 
@@ -90,14 +86,11 @@ void DecodeRank::FindGroups(std::span<SessionKv* const> sessions) {
     if (groups_.empty() || *groups_.back().layout != layout) {
       groups_.push_back({.layout = &layout, .first = i, .n = 0});
     }
-    Group& group = groups_.back();
-    ++group.n;
-    // With the row that this step writes.
-    group.rows_max = std::max<int64_t>(group.rows_max, sessions[i]->window_rows() + 1);
+    ++groups_.back().n;
   }
 }
 
-void DecodeRank::SendArrays(std::span<SessionKv* const> sessions,
+void DecodeRank::FillArrays(std::span<SessionKv* const> sessions,
                             std::span<const kernels::RowDraw> draws) {
   const int64_t n_layers = context_->config().n_layers;
   size_t bytes = 2 * StepArrays::BytesFor<int32_t>(n_) +
@@ -131,7 +124,14 @@ void DecodeRank::SendArrays(std::span<SessionKv* const> sessions,
       windows_.host[at] = session.window(layer, row + 1, context_->rank);
     }
   }
-  arrays_.Upload();
+}
+
+StepStructure DecodeRank::Structure() const {
+  StepStructure structure{.n_top = n_top_};
+  for (const Group& group : groups_) {
+    structure.groups.push_back({.layout = *group.layout, .page_begin = group.pages.begin});
+  }
+  return structure;
 }
 
 void DecodeRank::Run(std::span<SessionKv* const> sessions, std::span<const kernels::RowDraw> draws,
@@ -140,38 +140,51 @@ void DecodeRank::Run(std::span<SessionKv* const> sessions, std::span<const kerne
   n_ = static_cast<int64_t>(sessions.size());
   n_top_ = n_top;
   if (n_ == 0) return;
-  const ModelConfig& config = context_->config();
   attention_time_ = absl::ZeroDuration();
   FindGroups(sessions);
-  SendArrays(sessions, draws);
+  FillArrays(sessions, draws);
   int64_t floats = 0;
   CutBuffers(nullptr, n_, &floats);
   buffers_ = CutBuffers(memory_.Get<float>(floats, context_->stream), n_, &floats);
+  const size_t bytes = buffers_.results.bytes;
+  if (results_.bytes() < bytes) {
+    LEXICO_CHECK(!context_->on_device());
+    auto larger = kernels::HostBuffer::Allocate(bytes, context_->stream);
+    LEXICO_CHECK(larger.ok());
+    results_ = *std::move(larger);
+  }
+  launch_ = graphs_.Enqueue(Structure(), [this] { Enqueue(); });
+  ReadResults();
+}
+
+void DecodeRank::Enqueue() {
+  const ModelConfig& config = context_->config();
+  arrays_.Upload();
+  context_->stream.Zero(buffers_.results.non_finite, config.n_layers * n_ * sizeof(int32_t));
   context_->transformer->Embed({ids_.device, static_cast<size_t>(n_)}, buffers_.hidden);
   for (int layer = 0; layer < config.n_layers; ++layer) RunLayer(layer);
   context_->transformer->Logits(buffers_.hidden, n_, buffers_.logits,
                                 context_->transformer_scratch);
   if (finds_top()) FindTop();
-  FetchResults();
+  context_->stream.DownloadAsync(results_.as<char>(), buffers_.results.non_finite,
+                                 buffers_.results.bytes);
 }
 
 void DecodeRank::RunLayer(int layer) {
   const ModelConfig& config = context_->config();
+  const kernels::StoreRowsArgs rows = {.k_rows = k_rows_.device + layer * n_,
+                                       .v_rows = v_rows_.device + layer * n_,
+                                       .type = context_->shape.cache_type,
+                                       .non_finite = buffers_.results.non_finite + layer * n_};
   context_->transformer->AttentionInputs(layer, buffers_.hidden, n_, positions_.device, buffers_.q,
-                                         buffers_.k, buffers_.v, context_->transformer_scratch);
-  kernels::StoreRows({.k = {buffers_.k, {n_, config.kv_dim()}},
-                      .v = {buffers_.v, {n_, config.kv_dim()}},
-                      .k_rows = k_rows_.device + layer * n_,
-                      .v_rows = v_rows_.device + layer * n_,
-                      .type = context_->shape.cache_type,
-                      .non_finite = buffers_.non_finite + layer * n_},
-                     context_->stream);
+                                         buffers_.k, buffers_.v, context_->transformer_scratch,
+                                         &rows);
   const absl::Time attention_begin = context_->clock->Now();
   for (const Group& group : groups_) Attend(group, layer);
   if (!context_->on_device()) attention_time_ += context_->clock->Now() - attention_begin;
   context_->transformer->AttentionOutputs(
-      layer, kernels::TensorView(buffers_.attention, {n_, config.q_dim()}), buffers_.hidden,
-      context_->transformer_scratch);
+      layer, {buffers_.attention, context_->transformer->activation_type(), {n_, config.q_dim()}},
+      buffers_.hidden, context_->transformer_scratch);
 }
 
 void DecodeRank::Attend(const Group& group, int layer) {
@@ -181,17 +194,23 @@ void DecodeRank::Attend(const Group& group, int layer) {
     return PartialRows(context_->shape, config.n_heads, group.first, group.n, buffers_.partial[i],
                        buffers_.partial_max[i], buffers_.partial_sum[i]);
   };
-  const kernels::MutableTensorView out(buffers_.attention + group.first * config.q_dim(),
-                                       {group.n, config.n_heads, config.head_dim});
+  const kernels::DType out_type = context_->transformer->activation_type();
+  const kernels::MutableTensorView out(
+      reinterpret_cast<char*>(buffers_.attention) +
+          group.first * config.q_dim() * kernels::DTypeBytes(out_type),
+      out_type, {group.n, config.n_heads, config.head_dim});
   const bool dense = group.layout->profile.is_dense();
   const PartialViews rows = part(0);
-  // Dense pages and the window are one call.
+  // Dense pages and the window are one call; beside codes the window has a stream of its own.
+  const kernels::Stream& stream = dense ? context_->stream : context_->window_stream;
+  if (!dense) stream.WaitFor(context_->stream);
   kernels::DenseAttention(
       {.q = {q, {group.n, config.n_heads, config.head_dim}},
        .rows = windows_.device + layer * n_ + group.first,
-       .rows_max = group.rows_max,
+       .rows_max = group.layout->window_capacity(),
        .pages = dense ? group.pages.blocks.device : nullptr,
        .page_begin = dense ? group.pages.begin.data() : nullptr,
+       .n_pages = dense ? group.pages.n_pages.device : nullptr,
        .page_offset = dense ? static_cast<int64_t>(group.layout->page_offset(layer)) : 0,
        .layout = group.layout->page,
        .n_kv_heads = config.n_kv_heads,
@@ -200,9 +219,12 @@ void DecodeRank::Attend(const Group& group, int layer) {
        .out = rows.out,
        .max_score = rows.max_score,
        .sum_exp = rows.sum_exp},
-      context_->stream);
+      stream);
   const PartialViews codes = part(1);
-  if (!dense) AttendToPages(*context_, *group.layout, layer, group.pages, q, codes);
+  if (!dense) {
+    AttendToPages(*context_, *group.layout, layer, group.pages, q, codes);
+    context_->stream.WaitFor(stream);
+  }
   const kernels::AttentionPart parts[] = {{rows.out, rows.max_score, rows.sum_exp},
                                           {codes.out, codes.max_score, codes.sum_exp}};
   kernels::MergePartials(std::span(parts).first(dense ? 1 : 2), out, context_->stream);
@@ -213,32 +235,17 @@ void DecodeRank::FindTop() {
                       .n_rows = n_,
                       .n_vocab = context_->config().vocab_size,
                       .n_top = n_top_,
-                      .top = buffers_.top,
-                      .top_ids = buffers_.top_ids,
+                      .top = buffers_.results.top,
+                      .top_ids = buffers_.results.top_ids,
                       .draws = draws_.device,
-                      .summaries = buffers_.summaries},
+                      .summaries = buffers_.results.summaries},
                      context_->stream);
 }
 
-void DecodeRank::FetchResults() {
+void DecodeRank::ReadResults() {
   const ModelConfig& config = context_->config();
-  const kernels::Stream& stream = context_->stream;
-  const size_t bytes = CutResults(nullptr, n_, n_top_).bytes;
-  if (results_.bytes() < bytes) {
-    LEXICO_CHECK(!context_->on_device());
-    auto larger = kernels::HostBuffer::Allocate(bytes, stream);
-    LEXICO_CHECK(larger.ok());
-    results_ = *std::move(larger);
-  }
+  context_->stream.Synchronize();
   const Results results = CutResults(results_.as<char>(), n_, n_top_);
-  stream.DownloadAsync(results.non_finite, buffers_.non_finite,
-                       n_ * config.n_layers * sizeof(int32_t));
-  if (finds_top()) {
-    stream.DownloadAsync(results.top, buffers_.top, n_ * n_top_ * sizeof(float));
-    stream.DownloadAsync(results.top_ids, buffers_.top_ids, n_ * n_top_ * sizeof(int32_t));
-    stream.DownloadAsync(results.summaries, buffers_.summaries, n_ * sizeof(kernels::RowSummary));
-  }
-  stream.Synchronize();
   non_finite_.assign(n_, std::nullopt);
   for (int64_t at = 0; at < n_ * config.n_layers; ++at) {
     std::optional<KvKind>& bad = non_finite_[at % n_];

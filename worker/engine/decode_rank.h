@@ -14,6 +14,7 @@
 #include "worker/engine/forward_context.h"
 #include "worker/engine/page_attention.h"
 #include "worker/engine/step_arrays.h"
+#include "worker/engine/step_graphs.h"
 #include "worker/kv/session_kv.h"
 #include "worker/model/sampler.h"
 
@@ -23,7 +24,10 @@ namespace lexico::worker {
 // be read by another once it has returned.
 class DecodeRank {
  public:
-  explicit DecodeRank(ForwardContext* context) : context_(context), arrays_(context->stream) {}
+  explicit DecodeRank(ForwardContext* context)
+      : context_(context),
+        arrays_(context->stream),
+        graphs_(context->records_steps ? context->stream.device().get() : nullptr) {}
 
   // Takes the memory of a device for steps of n sessions with n_pages pages together. A CPU's grows
   // by itself.
@@ -42,6 +46,8 @@ class DecodeRank {
   std::span<const float> logits(int64_t i) const;
   // REQUIRES: the stream is a device's, the rank the first.
   TopRow top(int64_t i) const;
+  // How the last Run was enqueued.
+  StepLaunch launch() const { return launch_; }
   // Of the last Run, all sessions together; on a device 0, because ops are only enqueued.
   absl::Duration attention_time() const { return attention_time_; }
 
@@ -51,8 +57,15 @@ class DecodeRank {
     const KvLayout* layout;
     int64_t first;
     int64_t n;
-    int64_t rows_max = 0;
     SessionPages pages;
+  };
+  // What the host reads of a step, one block on the device and in host memory.
+  struct Results {
+    int32_t* non_finite;             // [n_layers, n]
+    float* top;                      // [n, n_top], where finds_top(), as are these:
+    int32_t* top_ids;                // [n, n_top]
+    kernels::RowSummary* summaries;  // [n]
+    size_t bytes;
   };
   // What a step computes with, in the stream's memory. [n, ...]
   struct Buffers {
@@ -60,15 +73,12 @@ class DecodeRank {
     float* q;           // [n, n_heads, head_dim]
     float* k;           // [n, n_kv_heads, head_dim]
     float* v;           // [n, n_kv_heads, head_dim]
-    float* attention;   // [n, n_heads, head_dim]
+    float* attention;   // [n, n_heads, head_dim] of activation_type(), which no wider than F32
     float* logits;      // [n, vocab_size]
     float* partial[2];  // over windows, over codes: [n, n_heads, head_dim]
     float* partial_max[2];
     float* partial_sum[2];
-    int32_t* non_finite;             // [n_layers, n]
-    float* top;                      // [n, n_top], where finds_top(), as are these:
-    int32_t* top_ids;                // [n, n_top]
-    kernels::RowSummary* summaries;  // [n]
+    Results results;
   };
 
   // Best logits and draws: on a device, where sampling needs no others. All ranks have the same.
@@ -77,17 +87,21 @@ class DecodeRank {
   // Cuts buffers for n sessions from `base`, each aligned to 256 bytes; *floats: what they take.
   Buffers CutBuffers(float* base, int64_t n, int64_t* floats) const;
   void FindGroups(std::span<SessionKv* const> sessions);
-  // Sends ids, positions and where windows and pages lie.
-  void SendArrays(std::span<SessionKv* const> sessions, std::span<const kernels::RowDraw> draws);
+  // Ids, positions and where windows and pages lie.
+  void FillArrays(std::span<SessionKv* const> sessions, std::span<const kernels::RowDraw> draws);
+  StepStructure Structure() const;
+  // All of the step, from the arrays' way to the device to the results' way back.
+  void Enqueue();
   void RunLayer(int layer);
   void Attend(const Group& group, int layer);
   void FindTop();
-  void FetchResults();
+  void ReadResults();
 
   ForwardContext* const context_;
   absl::Duration attention_time_;
   int64_t n_ = 0;
   int n_top_ = 0;
+  StepLaunch launch_ = StepLaunch::kOps;
   std::vector<Group> groups_;
   StepArrays arrays_;
   StepArray<int32_t> ids_;                 // [n]
@@ -101,15 +115,9 @@ class DecodeRank {
   // Of a device, in host memory.
   kernels::HostBuffer row_logits_;  // [vocab_size], of one session
   kernels::HostBuffer results_;     // what CutResults cuts
-  struct Results {
-    int32_t* non_finite;             // [n_layers, n]
-    float* top;                      // [n, n_top]
-    int32_t* top_ids;                // [n, n_top]
-    kernels::RowSummary* summaries;  // [n]
-    size_t bytes;
-  };
   Results CutResults(char* base, int64_t n, int n_top) const;
   std::vector<std::optional<KvKind>> non_finite_;  // [n]
+  StepGraphs graphs_;                              // of all of the above
 };
 
 }  // namespace lexico::worker

@@ -44,6 +44,8 @@ class DecodeStep {
   std::span<const float> logits(int64_t i) const { return steps_[0]->logits(i); }
   // REQUIRES: the streams are of devices.
   TopRow top(int64_t i) const { return steps_[0]->top(i); }
+  // How the last Run was enqueued; the ranks agree.
+  StepLaunch launch() const { return steps_[0]->launch(); }
   // Of the last Run, all sessions together; on a device 0, because ops are only enqueued.
   absl::Duration attention_time() const { return steps_[0]->attention_time(); }
 

@@ -35,9 +35,10 @@ constexpr size_t kBesideWorkspace = size_t{64} << 20;
 // later.
 absl::Status ReserveDevice(const EngineOptions& options, int n_atoms, ForwardContext* context) {
   const ModelConfig& config = context->config();
-  const int64_t pages_max = config.max_positions / base::kPageTokens;
+  const int64_t pages_max = SessionPages::PagesMax(config.max_positions / base::kPageTokens);
   LEXICO_RETURN_IF_ERROR(
       context->direct_arrays.Reserve(StepArrays::BytesFor<void*>(kDirectRowsMax * pages_max) +
+                                     StepArrays::BytesFor<int32_t>(kDirectRowsMax) +
                                      StepArrays::BytesFor<kernels::DenseRows>(kDirectRowsMax)));
   LEXICO_RETURN_IF_ERROR(context->transformer_scratch.Reserve(*context->transformer));
   base::Profile largest{.name = "dense"};
@@ -47,6 +48,8 @@ absl::Status ReserveDevice(const EngineOptions& options, int n_atoms, ForwardCon
   const KvLayout layout = MakeKvLayout(context->shape, largest, n_atoms);
   LEXICO_RETURN_IF_ERROR(
       context->coder_scratch.Reserve(layout, context->batch_pages_max(), context->stream));
+  // Where steps go op by op, the waits cost more than they gain.
+  if (context->records_steps) context->window_stream = context->stream.Sibling();
   LEXICO_ASSIGN_OR_RETURN(context->beside, context->stream.Beside(kBesideWorkspace));
   return context->beside_scratch.Reserve(layout, PagesAhead(options, *context), context->beside);
 }
@@ -91,6 +94,8 @@ absl::StatusOr<std::unique_ptr<ForwardContext>> MakeContext(const EngineOptions&
   auto context = std::unique_ptr<ForwardContext>(
       new ForwardContext{.transformer = model.transformer, .stream = model.stream, .rank = rank});
   context->clock = clock;
+  // Collective calls of ranks that wait for one another are not recorded.
+  context->records_steps = options.decode_graphs && n_ranks == 1;
   const ModelConfig& local = context->config();
   context->shape = ShapeOf(model.transformer->config(), local, n_ranks);
   int n_atoms = 0;

@@ -64,6 +64,9 @@ struct EngineOptions {
   // "pages_exhausted"; scheduler.h decides. Long enough for an offload to free some.
   absl::Duration memory_wait_max = absl::Seconds(5);
 
+  // On one GPU: decode steps that come again are recorded and enqueued as one (step_graphs.h).
+  bool decode_graphs = true;
+
   // -- Behavior -----------------------------------------------------------------------------------
   base::Fingerprint tokenizer;  // part of page keys and manifests
   // Called on the engine's thread, after the token that caused the sealing was published. May be

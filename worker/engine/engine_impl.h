@@ -27,9 +27,9 @@
 
 namespace lexico::worker {
 
-// Pages of all sessions of a decode step together, at most.
+// Places for pages of all sessions of a decode step together, at most.
 inline int64_t PagesOfSteps(const EngineOptions& options, const ModelConfig& config) {
-  return int64_t{options.decode_seqs_max} * (config.max_positions / base::kPageTokens);
+  return options.decode_seqs_max * SessionPages::PagesMax(config.max_positions / base::kPageTokens);
 }
 
 // Pages of one layer that steps code in one call at most: one of every sequence.

@@ -321,6 +321,7 @@ void Engine::Impl::RunDecode(const std::vector<SequenceId>& ids) {
   }
   ahead_coder_.Begin(sessions, n_decode_steps_++, PagesAhead(options_, context_));
   decode_step_.Run(sessions, draws, n_top);
+  if (!sessions.empty()) metrics_.OnLaunch(decode_step_.launch());
 
   std::vector<std::optional<absl::Status>> ended(batch.size());
   for (size_t i = 0; i < batch.size(); ++i) {

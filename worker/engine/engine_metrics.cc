@@ -60,6 +60,11 @@ void EngineMetrics::OnStep(std::string_view phase, absl::Duration took) {
       .Observe(absl::ToDoubleSeconds(took));
 }
 
+void EngineMetrics::OnLaunch(StepLaunch launch) {
+  const char* const words[] = {"ops", "recorded", "replayed"};
+  metrics_->Counter("lexico_decode_steps_total", {words[static_cast<int>(launch)]}).Increment();
+}
+
 void EngineMetrics::OnCoded(int64_t n_vectors, absl::Duration took) {
   if (n_vectors == 0) return;
   metrics_->Histogram("lexico_coding_seconds").Observe(absl::ToDoubleSeconds(took));

@@ -8,6 +8,7 @@
 #include "absl/time/time.h"
 #include "proto/base/metrics.h"
 #include "worker/engine/engine.h"
+#include "worker/engine/step_graphs.h"
 
 namespace lexico::worker {
 
@@ -23,6 +24,7 @@ class EngineMetrics {
   void OnNextToken(absl::Duration since_last);
   void OnFinished(const absl::StatusOr<CallResult>& result, bool generate);
   void OnStep(std::string_view phase, absl::Duration took);
+  void OnLaunch(StepLaunch launch);
   void OnCoded(int64_t n_vectors, absl::Duration took);
   void OnNonFinite(KvKind kind);
   void OnSealed(std::span<const PageExport> pages);

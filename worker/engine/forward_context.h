@@ -25,6 +25,8 @@ struct ForwardContext {
   kernels::Stream stream;
   int rank = 0;
   base::Clock* clock;  // times batches of coding; no result depends on it
+  // Whether decode steps may be recorded (step_graphs.h). No result depends on it.
+  bool records_steps = false;
 
   // Of prefills. Set before the first one.
   std::unique_ptr<WorkArena> arena;
@@ -32,6 +34,10 @@ struct ForwardContext {
   StepArrays direct_arrays = StepArrays(stream);
   Transformer::Scratch transformer_scratch;
   CoderScratch coder_scratch;
+
+  // Of windows, beside the codes of the same step: few tokens, which leave most of a GPU idle. They
+  // are one chunk a sequence, which needs no workspace (kernels/cuda/dense_attention_plan.h).
+  kernels::Stream window_stream = stream;
 
   // Of the pages that steps code, which on a device happens beside them.
   kernels::Stream beside = stream;

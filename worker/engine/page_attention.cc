@@ -1,6 +1,7 @@
 #include "worker/engine/page_attention.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "kernels/api/dense_attention.h"
 #include "kernels/api/sparse_attention.h"
@@ -9,9 +10,9 @@
 namespace lexico::worker {
 namespace {
 
-int64_t CountPages(std::span<const SessionKv* const> sessions) {
+int64_t CountPlaces(std::span<const SessionKv* const> sessions) {
   int64_t n = 0;
-  for (const SessionKv* session : sessions) n += session->n_pages();
+  for (const SessionKv* session : sessions) n += SessionPages::PlaceOf(session->n_pages());
   return n;
 }
 
@@ -25,21 +26,28 @@ PartialViews PartialRows(const KvShape& shape, int n_heads, int64_t first, int64
           .sum_exp = {sum_exp + first * n_heads, {count, n_heads}}};
 }
 
+int64_t SessionPages::PlaceOf(int64_t n) {
+  if (n == 0) return 0;
+  const int64_t unit = std::max<int64_t>(8, std::bit_floor(static_cast<uint64_t>(n)) / 8);
+  return (n + unit - 1) / unit * unit;
+}
+
 size_t SessionPages::BytesFor(std::span<const SessionKv* const> sessions) {
-  return StepArrays::BytesFor<const uint8_t*>(CountPages(sessions));
+  return StepArrays::BytesFor<const uint8_t*>(CountPlaces(sessions)) +
+         StepArrays::BytesFor<int32_t>(std::ssize(sessions));
 }
 
 void SessionPages::Collect(std::span<const SessionKv* const> sessions, int rank,
                            StepArrays& arrays) {
-  blocks = arrays.Add<const uint8_t*>(CountPages(sessions));
+  blocks = arrays.Add<const uint8_t*>(CountPlaces(sessions));
+  n_pages = arrays.Add<int32_t>(std::ssize(sessions));
   begin.assign(1, 0);
-  const uint8_t** to = blocks.host;
   for (const SessionKv* session : sessions) {
     const PagePool& pool = session->pool();
-    to = std::ranges::transform(session->page_blocks(), to, [&](const uint8_t* block) {
-           return pool.At(block, rank);
-         }).out;
-    begin.push_back(to - blocks.host);
+    std::ranges::transform(session->page_blocks(), blocks.host + begin.back(),
+                           [&](const uint8_t* block) { return pool.At(block, rank); });
+    n_pages.host[begin.size() - 1] = static_cast<int32_t>(session->n_pages());
+    begin.push_back(begin.back() + PlaceOf(session->n_pages()));
   }
 }
 
@@ -53,6 +61,7 @@ void AttendToPages(const ForwardContext& context, const KvLayout& layout, int la
     kernels::SparseAttention({.q = queries,
                               .pages = pages.blocks.device,
                               .page_begin = pages.begin.data(),
+                              .n_pages = pages.n_pages.device,
                               .page_offset = static_cast<int64_t>(layout.page_offset(layer)),
                               .layout = layout.page,
                               .dictionary_k = dictionaries.k.get(),
@@ -67,6 +76,7 @@ void AttendToPages(const ForwardContext& context, const KvLayout& layout, int la
   kernels::DenseAttention({.q = queries,
                            .pages = pages.blocks.device,
                            .page_begin = pages.begin.data(),
+                           .n_pages = pages.n_pages.device,
                            .page_offset = static_cast<int64_t>(layout.page_offset(layer)),
                            .layout = layout.page,
                            .n_kv_heads = layout.shape.n_kv_heads,

@@ -24,10 +24,18 @@ struct PartialViews {
 PartialViews PartialRows(const KvShape& shape, int n_heads, int64_t first, int64_t count,
                          float* out, float* max_score, float* sum_exp);
 
-// The sealed pages of several sessions of one layout on a rank, one table for all layers.
+// The sealed pages of several sessions of one layout on a rank, one table for all layers. Each
+// session has a place for more pages than it has, so that a step stays the same, and a recorded one
+// serves again, while sessions grow.
 struct SessionPages {
   StepArray<const uint8_t*> blocks;  // of all sessions, in order
-  std::vector<int64_t> begin;        // [n_sessions + 1]
+  StepArray<int32_t> n_pages;        // [n_sessions], what they have
+  std::vector<int64_t> begin;        // [n_sessions + 1], where their places begin
+
+  // The place of a session with n pages: n rounded up to a multiple of 8, or of an eighth of the
+  // power of two below it; 0 for 0. At most PagesMax(n).
+  static int64_t PlaceOf(int64_t n);
+  static int64_t PagesMax(int64_t n) { return n + n / 8 + 8; }
 
   // What Collect adds to the arrays of a step.
   static size_t BytesFor(std::span<const SessionKv* const> sessions);

@@ -42,7 +42,7 @@ void Transformer::Embed(std::span<const int32_t> ids, float* hidden) const {
 
 void Transformer::AttentionInputs(int layer, const float* hidden, int64_t n,
                                   const int32_t* positions, float* q, float* k, float* v,
-                                  Scratch& scratch) const {
+                                  Scratch& scratch, const kernels::StoreRowsArgs* rows) const {
   LEXICO_CHECK_GE(layer, 0);
   LEXICO_CHECK_LT(layer, config_.n_layers);
   const Layer& weights = layers_[layer];
@@ -53,26 +53,36 @@ void Transformer::AttentionInputs(int layer, const float* hidden, int64_t n,
   const int64_t qkv_dim = q_dim + 2 * kv_dim;
   const int head_dim = config_.head_dim;
   for (int64_t begin = 0; begin < n; begin += row_block()) {
-    const int64_t rows = std::min(row_block(), n - begin);
+    const int64_t n_rows = std::min(row_block(), n - begin);
     const MutableTensorView x =
-        Rows(scratch.norm_, weights.qkv->input_type(), rows, hidden_dim, stream_);
-    const MutableTensorView qkv = Rows(scratch.wide_, DType::kF32, rows, qkv_dim, stream_);
-    kernels::RmsNorm(TensorView(hidden + begin * hidden_dim, {rows, hidden_dim}),
+        Rows(scratch.norm_, weights.qkv->input_type(), n_rows, hidden_dim, stream_);
+    const MutableTensorView qkv = Rows(scratch.wide_, DType::kF32, n_rows, qkv_dim, stream_);
+    kernels::RmsNorm(TensorView(hidden + begin * hidden_dim, {n_rows, hidden_dim}),
                      TensorView(weights.attention_norm.as<const float>(), {hidden_dim}),
                      config_.rms_norm_epsilon, x, stream_);
     kernels::MatMul(x, *weights.qkv, qkv, /*accumulate=*/false, stream_);
-    kernels::RotateAndSplit(
-        {.qkv = qkv,
-         .bias = weights.qkv_bias.as<const float>(),
-         .n_heads = local.n_heads,
-         .n_kv_heads = local.n_kv_heads,
-         .head_dim = head_dim,
-         .positions = positions + begin,
-         .inv_frequency = inv_frequency_.as<const double>(),
-         .q = MutableTensorView(q + begin * q_dim, {rows, local.n_heads, head_dim}),
-         .k = MutableTensorView(k + begin * kv_dim, {rows, local.n_kv_heads, head_dim}),
-         .v = MutableTensorView(v + begin * kv_dim, {rows, local.n_kv_heads, head_dim})},
-        stream_);
+    const kernels::RopeArgs rope = {
+        .qkv = qkv,
+        .bias = weights.qkv_bias.as<const float>(),
+        .n_heads = local.n_heads,
+        .n_kv_heads = local.n_kv_heads,
+        .head_dim = head_dim,
+        .positions = positions + begin,
+        .inv_frequency = inv_frequency_.as<const double>(),
+        .q = MutableTensorView(q + begin * q_dim, {n_rows, local.n_heads, head_dim}),
+        .k = MutableTensorView(k + begin * kv_dim, {n_rows, local.n_kv_heads, head_dim}),
+        .v = MutableTensorView(v + begin * kv_dim, {n_rows, local.n_kv_heads, head_dim})};
+    if (rows == nullptr) {
+      kernels::RotateAndSplit(rope, stream_);
+      continue;
+    }
+    kernels::StoreRowsArgs stored = *rows;
+    stored.k = TensorView(rope.k.data, DType::kF32, {n_rows, kv_dim});
+    stored.v = TensorView(rope.v.data, DType::kF32, {n_rows, kv_dim});
+    stored.k_rows += begin;
+    stored.v_rows += begin;
+    stored.non_finite += begin;
+    kernels::RotateAndStore(rope, stored, stream_);
   }
 }
 

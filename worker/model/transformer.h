@@ -36,6 +36,7 @@
 #include "kernels/api/device_buffer.h"
 #include "kernels/api/growing_buffer.h"
 #include "kernels/api/matmul.h"
+#include "kernels/api/rows.h"
 #include "kernels/api/stream.h"
 #include "proto/base/hash.h"
 #include "worker/model/config.h"
@@ -99,8 +100,11 @@ class Transformer {
 
   // hidden [n, hidden_dim]; positions [n], below max_positions. Outputs, overwritten:
   // q [n, n_heads, head_dim], k and v [n, n_kv_heads, head_dim]; q and k after RoPE.
+  // With `rows`, all of whose fields but k and v are set, keys and values are stored there as
+  // kernels::RotateAndStore does; k and v are then scratch.
   void AttentionInputs(int layer, const float* hidden, int64_t n, const int32_t* positions,
-                       float* q, float* k, float* v, Scratch& scratch) const;
+                       float* q, float* k, float* v, Scratch& scratch,
+                       const kernels::StoreRowsArgs* rows = nullptr) const;
 
   // attention [n, n_heads * head_dim], F32 or activation_type(); hidden [n, hidden_dim] is updated
   // in place.
