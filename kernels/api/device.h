@@ -8,10 +8,22 @@
 
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
 namespace lexico::kernels {
+
+class Device;
+
+// A moment in the order of a device's ops (event.h), of a device whose kind made it.
+class DeviceEvent {
+ public:
+  virtual ~DeviceEvent() = default;
+  virtual void Record(Device& device) = 0;
+  virtual void HoldBack(Device& device) const = 0;
+  virtual double MicrosecondsSince(const DeviceEvent& earlier) const = 0;
+};
 
 class Device {
  public:
@@ -47,6 +59,7 @@ class Device {
 
   // Returns when all that was enqueued has finished.
   virtual void Synchronize() = 0;
+  virtual std::unique_ptr<DeviceEvent> NewEvent() = 0;
 
   // For benchmarks: microseconds, on the device's own clock, of each of `n` replays of the ops that
   // `body` enqueues, recorded as one graph so that the time to enqueue them does not count.

@@ -38,6 +38,7 @@ class Gpu final : public Device {
   void CopyWithin(void* to, const void* from, size_t bytes) override;
   void Zero(void* to, size_t bytes) override;
   void Synchronize() override;
+  std::unique_ptr<DeviceEvent> NewEvent() override;
   std::vector<double> ReplayMicroseconds(const std::function<void()>& body, int n) override;
 
   // CUDA calls of this thread go to this GPU from here on.
