@@ -22,6 +22,17 @@ class Graph {
   virtual ~Graph() = default;
 };
 
+class Device;
+
+// A moment in the order of a device's ops (event.h), of a device whose kind made it.
+class DeviceEvent {
+ public:
+  virtual ~DeviceEvent() = default;
+  virtual void Record(Device& device) = 0;
+  virtual void HoldBack(Device& device) const = 0;
+  virtual double MicrosecondsSince(const DeviceEvent& earlier) const = 0;
+};
+
 class Device {
  public:
   virtual ~Device() = default;
@@ -56,6 +67,7 @@ class Device {
 
   // Returns when all that was enqueued has finished.
   virtual void Synchronize() = 0;
+  virtual std::unique_ptr<DeviceEvent> NewEvent() = 0;
 
   // As Stream::WaitFor.
   virtual void WaitFor(Device& other) = 0;

@@ -31,6 +31,34 @@ void* TryAllocate(size_t bytes) {
   return data;
 }
 
+class GpuEvent final : public DeviceEvent {
+ public:
+  GpuEvent() { LEXICO_CUDA_CHECK(cudaEventCreate(&event_)); }
+  ~GpuEvent() override { LEXICO_CUDA_CHECK(cudaEventDestroy(event_)); }
+  GpuEvent(const GpuEvent&) = delete;
+  GpuEvent& operator=(const GpuEvent&) = delete;
+
+  void Record(Device& device) override {
+    const auto& gpu = static_cast<const Gpu&>(device);
+    gpu.MakeCurrent();
+    LEXICO_CUDA_CHECK(cudaEventRecord(event_, gpu.stream()));
+  }
+  void HoldBack(Device& device) const override {
+    const auto& gpu = static_cast<const Gpu&>(device);
+    gpu.MakeCurrent();
+    LEXICO_CUDA_CHECK(cudaStreamWaitEvent(gpu.stream(), event_));
+  }
+  double MicrosecondsSince(const DeviceEvent& earlier) const override {
+    float milliseconds = 0;
+    LEXICO_CUDA_CHECK(
+        cudaEventElapsedTime(&milliseconds, static_cast<const GpuEvent&>(earlier).event_, event_));
+    return 1e3 * milliseconds;
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
 }  // namespace
 
 Gpu::Gpu(int ordinal, std::string name, bool goes_first)
@@ -140,6 +168,11 @@ void Gpu::Zero(void* to, size_t bytes) {
 void Gpu::Synchronize() {
   MakeCurrent();
   LEXICO_CUDA_CHECK(cudaStreamSynchronize(stream_));
+}
+
+std::unique_ptr<DeviceEvent> Gpu::NewEvent() {
+  MakeCurrent();
+  return std::make_unique<GpuEvent>();
 }
 
 void Gpu::WaitFor(Device& other) {

@@ -42,6 +42,7 @@ class Gpu final : public Device {
   void WaitFor(Device& other) override;
   std::unique_ptr<Graph> Record(absl::FunctionRef<void()> ops, std::unique_ptr<Graph> old) override;
   void Replay(const Graph& graph) override;
+  std::unique_ptr<DeviceEvent> NewEvent() override;
   std::vector<double> ReplayMicroseconds(const std::function<void()>& body, int n) override;
 
   // CUDA calls of this thread go to this GPU from here on.

@@ -14,8 +14,8 @@
 //
 // Measured, H100 80GB, 28 Nov 2026, head_dim 128, 131,072 vectors, million a second (what was
 // before in brackets): 4096 atoms and sparsity 8, 16, 24: 41.9 (18.2), 16.7 (8.0), 8.6 (4.6); 1024
-// atoms: 76.6 (27.8), 27.2 (11.4), 12.4 (6.3). What bounds it is L2: Step moves 5.3 TB/s through it
-// at 15 atoms, Fused 4 to 5. What was tried and dropped, with figures:
+// atoms: 76.6 (27.8), 27.2 (11.4), 12.4 (6.3). What bounds it are chains of
+// dependent instructions in few warps, not one unit. What was tried and dropped, with figures:
 // docs/adr/0007-cuda-kernels.md.
 #include <algorithm>
 

@@ -110,7 +110,8 @@ const std::vector<MetricInfo>& MetricsTable() {
        "worker"},
       {"lexico_coding_seconds",
        kHistogram,
-       "Time to code one batch of vectors of one layer.",
+       "Time to code one batch of vectors of one layer; on a GPU what a slice or step waited for "
+       "it.",
        kShort,
        {},
        "worker"},

@@ -284,8 +284,10 @@ TEST_F(SessionKvTest, PrefillSealsWhatDecodeWouldHave) {
     const std::vector<float> rows = RandomRows(n);
     for (int layer = 0; layer < kLayers; ++layer) {
       const int64_t sealed = prefilled->n_reserved_pages() * 32;
+      const int64_t n_pages = prefilled->n_reserved_pages();
       ASSERT_TRUE(EncodePages(layout, {}, rows.data(), rows.data(), layer,
-                              prefilled->reserved_blocks(), prefilled->reserved_errors(layer),
+                              prefilled->reserved_blocks(),
+                              prefilled->reserved_errors().subspan(layer * n_pages, n_pages),
                               stream_, scratch_)
                       .ok());
       const kernels::TensorView window(rows.data() + sealed * kRowDim, {n - sealed, kRowDim});

@@ -90,6 +90,7 @@ class NotingDevice final : public kernels::Device {
   void DownloadAsync(void*, const void*, size_t) override {}
   void CopyWithin(void*, const void*, size_t) override {}
   void Zero(void*, size_t) override {}
+  std::unique_ptr<kernels::DeviceEvent> NewEvent() override { return nullptr; }
   void Synchronize() override {}
   void WaitFor(kernels::Device&) override {}
   std::vector<double> ReplayMicroseconds(const std::function<void()>&, int) override { return {}; }

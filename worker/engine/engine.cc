@@ -30,6 +30,8 @@ kernels::DType CacheType(const ModelConfig& config) {
 
 // Of the coding beside steps: 16 sessions' pages of a layer at 16 atoms a vector in one wave.
 constexpr size_t kBesideWorkspace = size_t{64} << 20;
+// Of the coding of prefills: one wave at 16 atoms a vector (kernels/cuda/omp_encode.cu).
+constexpr size_t kCodingWorkspace = size_t{128} << 20;
 
 // All that a device needs beside weights, dictionaries and the pool: nothing takes its memory
 // later.
@@ -50,6 +52,9 @@ absl::Status ReserveDevice(const EngineOptions& options, int n_atoms, ForwardCon
       context->coder_scratch.Reserve(layout, context->batch_pages_max(), context->stream));
   // Where steps go op by op, the waits cost more than they gain.
   if (context->records_steps) context->window_stream = context->stream.Sibling();
+  LEXICO_ASSIGN_OR_RETURN(context->coding, context->stream.Beside(kCodingWorkspace));
+  LEXICO_RETURN_IF_ERROR(
+      context->coding_scratch.Reserve(layout, context->batch_pages_max(), context->coding));
   LEXICO_ASSIGN_OR_RETURN(context->beside, context->stream.Beside(kBesideWorkspace));
   return context->beside_scratch.Reserve(layout, PagesAhead(options, *context), context->beside);
 }

@@ -121,7 +121,7 @@ struct CallTiming {
   absl::Duration queue;              // from the call to its first slice
   absl::Duration prefill;            // slices of this call, without coding
   absl::Duration coding;             // OMP of its prefill and of its decode steps, whole batches;
-                                     // on a device what steps waited for it
+                                     // on a device what slices and steps waited for it
   absl::Duration first_token;        // from the call to the first token; zero for Append
   absl::Duration decode;             // from the first to the last token
   absl::Duration prefill_attention;  // the part of `prefill` that is attention

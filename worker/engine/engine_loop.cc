@@ -197,6 +197,8 @@ void Engine::Impl::RunPlan(StepPlan plan) {
     ApplyPlan(plan, clock_->Now(), admitted_slices, &state_);
   }
   if (!plan.decode.empty()) {
+    // Steps are short: coding beside them would fill the device before each of their ops.
+    ranks_.WaitForCoding();
     const absl::Time begin = clock_->Now();
     RunDecode(plan.decode);
     metrics_.OnStep("decode", clock_->Now() - begin);

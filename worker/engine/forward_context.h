@@ -49,6 +49,10 @@ struct ForwardContext {
             .scratch = on_device() ? &beside_scratch : &coder_scratch};
   }
 
+  // Of prefills, which on a device code their rows beside what they compute (prefill_coder.h).
+  kernels::Stream coding = stream;
+  CoderScratch coding_scratch;
+
   const LayerDictionaries& dictionaries_of(int layer) const {
     static const auto& none = *new LayerDictionaries();
     return dictionaries.empty() ? none : dictionaries[layer];

@@ -30,9 +30,13 @@ class ForwardRanks {
   void Run(absl::FunctionRef<void(int)> work) { team_.Run(work); }
   kernels::RankTeam& team() { return team_; }
 
-  // Returns when the ops of all ranks have finished.
+  // Returns when the ops of all ranks have finished, but for what is coded for prefills.
   void Synchronize() const {
     for (const auto& context : contexts_) context->stream.Synchronize();
+  }
+  // Returns when nothing is coded for prefills on any rank.
+  void WaitForCoding() const {
+    for (const auto& context : contexts_) context->coding.Synchronize();
   }
 
  private:

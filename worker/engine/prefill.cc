@@ -44,7 +44,9 @@ PrefillJob::PrefillJob(ForwardRanks* ranks, std::unique_ptr<SessionKv> fork, boo
       context_(ranks->first()),
       kv_(std::move(fork)),
       need_logits_(need_logits),
-      rows_(RowsOfPrefill(*kv_, static_cast<int64_t>(kv_->pending().size()))) {
+      rows_(RowsOfPrefill(*kv_, static_cast<int64_t>(kv_->pending().size()))),
+      // A device takes as many pages as it can at once, a CPU those of a slice.
+      coding_batch_(context_.on_device() ? context_.batch_pages_max() : 4) {
   for (int rank = 0; rank < ranks->size(); ++rank) {
     work_.push_back(std::make_unique<PrefillRank>(&(*ranks)[rank], rows_));
   }
@@ -72,14 +74,13 @@ int64_t PrefillJob::block_rows() const {
 
 absl::Status PrefillJob::RunSlice() {
   LEXICO_CHECK(!done());
-  absl::Status status;
   double work = 0;
   do {
     work += PhaseWork();
-    status = RunPhase();
-  } while (status.ok() && !done() && work + PhaseWork() <= 1);
-  ranks_->Synchronize();
-  return status;
+    RunPhase();
+  } while (!done() && work + PhaseWork() <= 1);
+  LEXICO_RETURN_IF_ERROR(RunRanks([&](PrefillRank& rank) { return rank.FinishSlice(*kv_); }));
+  return done() ? FinishCoding() : absl::OkStatus();
 }
 
 double PrefillJob::PhaseWork() const {
@@ -88,11 +89,14 @@ double PrefillJob::PhaseWork() const {
   switch (phase_) {
     case Phase::kHistory:
       return !rows_.direct && kv_->n_pages() > 0 ? 1 : share;
+    // On a device a block is a slice: the host waits once for it, and not for what is coded beside.
     case Phase::kInputs:
-      return share;
+      return context_.on_device() ? share / 4 : share;
     case Phase::kAttention:
-      return std::max(share, std::min(1.0, AttentionFlop() * rows / slice_flop()));
+      return std::max(context_.on_device() ? share * 3 / 4 : share,
+                      std::min(1.0, AttentionFlop() * rows / slice_flop()));
     case Phase::kCoding:
+      if (context_.on_device()) return 0;
       return kv_->n_reserved_pages() > 0 ? 1 : share;
   }
   LEXICO_UNREACHABLE();
@@ -110,16 +114,14 @@ double PrefillJob::slice_flop() const {
   return context_.on_device() ? kDeviceSliceFlop : kSliceFlop;
 }
 
-absl::Status PrefillJob::RunPhase() {
+void PrefillJob::RunPhase() {
   switch (phase_) {
     case Phase::kHistory:
-      RunHistory();
-      return absl::OkStatus();
+      return RunHistory();
     case Phase::kInputs:
       return RunInputs();
     case Phase::kAttention:
-      RunAttention();
-      return absl::OkStatus();
+      return RunAttention();
     case Phase::kCoding:
       return RunCoding();
   }
@@ -140,13 +142,12 @@ void PrefillJob::RunHistory() {
     ranks_->Run([&](int rank) { work_[rank]->KeepWindow(*kv_, layer_); });
     phase_ = Phase::kInputs;
   }
-  attention_time_ += context_.clock->Now() - begin;
+  history_time_ += context_.clock->Now() - begin;
 }
 
-absl::Status PrefillJob::RunInputs() {
+void PrefillJob::RunInputs() {
   const int64_t rows = block_rows();
-  LEXICO_RETURN_IF_ERROR(RunRanks(
-      [&](PrefillRank& rank) { return rank.Inputs(layer_, row_, rows, kv_->n_tokens() + row_); }));
+  ranks_->Run([&](int rank) { work_[rank]->Inputs(layer_, row_, rows); });
   attended_ = 0;
   phase_ = Phase::kAttention;
   // Of the last layer only the last token's attention is used, for its logits.
@@ -155,7 +156,6 @@ absl::Status PrefillJob::RunInputs() {
     attended_ = last_block && need_logits_ ? rows - 1 : rows;
   }
   if (attended_ == rows) FinishBlock();
-  return absl::OkStatus();
 }
 
 void PrefillJob::RunAttention() {
@@ -163,14 +163,10 @@ void PrefillJob::RunAttention() {
   const auto blocks = static_cast<int64_t>(slice_flop() / AttentionFlop()) / kQueryBlock;
   const int64_t count = std::min(rows - attended_, std::max<int64_t>(blocks, 1) * kQueryBlock);
   const bool whole = attended_ + count == rows;
-  absl::Duration took;
   ranks_->Run([&](int rank) {
-    const absl::Time begin = context_.clock->Now();
     work_[rank]->Attend(*kv_, layer_, attended_, count);
-    if (rank == 0) took = context_.clock->Now() - begin;
     if (whole) work_[rank]->Outputs(layer_, is_last_layer() ? rows - 1 : 0);
   });
-  attention_time_ += took;
   attended_ += count;
   if (whole) FinishBlock();
 }
@@ -178,46 +174,61 @@ void PrefillJob::RunAttention() {
 void PrefillJob::FinishBlock() {
   row_ += block_rows();
   phase_ = row_ < rows_.n_rows ? Phase::kInputs : Phase::kCoding;
+  if (!context_.on_device()) return;
+  // Beside the blocks to come, as soon as there are rows for a whole batch.
+  const int64_t n_ready = (rows_.n_window_rows + row_) / kv_->layout().page.page_tokens;
+  while (coded_pages_ + coding_batch_ <= std::min(n_ready, kv_->n_reserved_pages())) {
+    BeginCoding();
+    CodePages(coding_batch_);
+  }
 }
 
-absl::Status PrefillJob::RunCoding() {
+void PrefillJob::BeginCoding() {
+  if (!coding_begun_) ranks_->Run([&](int rank) { work_[rank]->BeginCoding(*kv_, layer_); });
+  coding_begun_ = true;
+}
+
+// On a device enqueued only; on a CPU a slice prepares dictionaries, others code.
+void PrefillJob::RunCoding() {
   const KvLayout& layout = kv_->layout();
   const int64_t n_pages = kv_->n_reserved_pages();
   const int64_t batch =
       std::min({coding_batch_, context_.batch_pages_max(), n_pages - coded_pages_});
-  const absl::Time begin = context_.clock->Now();
-  if (batch > 0 && !coding_begun_ && !layout.profile.is_dense()) {
-    ranks_->Run([&](int rank) { work_[rank]->BeginCoding(*kv_, layer_); });
-    coding_begun_ = true;
-    coding_time_ += context_.clock->Now() - begin;
-    return absl::OkStatus();
-  }
   if (batch > 0) {
-    LEXICO_RETURN_IF_ERROR(CodePages(batch));
+    const absl::Time begin = context_.clock->Now();
+    const bool prepares = !coding_begun_ && !layout.profile.is_dense();
+    BeginCoding();
+    if (!prepares || context_.on_device()) CodePages(batch);
     const absl::Duration took = context_.clock->Now() - begin;
-    coded_pages_ += batch;
-    if (!layout.profile.is_dense()) {
-      coding_time_ += took;
-      n_coded_vectors_ += batch * 2 * layout.page.page_tokens * layout.shape.model_kv_heads();
-    }
-    coding_batch_ = AdaptBatch(batch, took);
+    if (!layout.profile.is_dense()) coding_time_ += took;
+    if (!context_.on_device() && !prepares) coding_batch_ = AdaptBatch(batch, took);
   }
-  if (coded_pages_ < n_pages) return absl::OkStatus();
+  if (coded_pages_ < n_pages) return;
   const int64_t n_sealed = n_pages * layout.page.page_tokens;
   ranks_->Run([&](int rank) { work_[rank]->EndLayer(*kv_, layer_, n_sealed); });
   ++layer_;
   BeginLayer();
-  return absl::OkStatus();
 }
 
-absl::Status PrefillJob::CodePages(int64_t n_pages) {
-  std::vector<std::vector<PageError>> errors(work_.size(), std::vector<PageError>(n_pages));
+void PrefillJob::CodePages(int64_t n_pages) {
+  ranks_->Run([&](int rank) { work_[rank]->Code(*kv_, layer_, coded_pages_, n_pages); });
+  coded_pages_ += n_pages;
+  const KvLayout& layout = kv_->layout();
+  if (layout.profile.is_dense()) return;
+  n_coded_vectors_ += n_pages * 2 * layout.page.page_tokens * layout.shape.model_kv_heads();
+}
+
+// What is left of the coding beside is waited for, and what all of it found comes back.
+absl::Status PrefillJob::FinishCoding() {
+  const absl::Time begin = context_.clock->Now();
+  const int n_layers = context_.shape.n_layers;
+  std::vector<std::vector<PageError>> errors(
+      work_.size(), std::vector<PageError>(n_layers * kv_->n_reserved_pages()));
   std::vector<absl::Status> statuses(work_.size());
-  ranks_->Run([&](int rank) {
-    statuses[rank] = work_[rank]->Code(*kv_, layer_, coded_pages_, errors[rank]);
-  });
+  ranks_->Run([&](int rank) { statuses[rank] = work_[rank]->FinishCoding(*kv_, errors[rank]); });
   for (const absl::Status& status : statuses) LEXICO_RETURN_IF_ERROR(status);
-  JoinErrors(errors, kv_->reserved_errors(layer_).subspan(coded_pages_, n_pages));
+  JoinErrors(errors, kv_->reserved_errors());
+  if (!kv_->layout().profile.is_dense()) coding_time_ += context_.clock->Now() - begin;
   return absl::OkStatus();
 }
 
@@ -236,7 +247,8 @@ int64_t PrefillJob::slices_left() const {
   // Several phases of a short prompt are one slice.
   const double share =
       std::min(1.0, static_cast<double>(rows_.n_rows) / static_cast<double>(row_block));
-  return static_cast<int64_t>(std::ceil(layers * share * static_cast<double>(2 * blocks + 1)));
+  const int64_t slices = context_.on_device() ? blocks : 2 * blocks + 1;
+  return static_cast<int64_t>(std::ceil(layers * share * static_cast<double>(slices)));
 }
 
 void PrefillJob::Logits(float* logits) {

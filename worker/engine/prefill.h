@@ -7,8 +7,10 @@
 //             any use), causal attention over the history and the new rows up to each token, the
 //             MLP
 //   coding    the rows that leave the window are coded into pages, the newest become the window
-// and only then are the layer's exact rows given up. Between two slices anything else may run; a
-// slice has finished on the device when it returns. A slice is about the work of row_block() rows
+// and only then are the layer's exact rows given up. On a device rows are coded as soon as there
+// are enough of them, beside the blocks and layers to come (prefill_coder.h); what was found comes
+// back at the end. Between two slices anything else may run; a slice has finished on the device
+// when it returns, but for what it codes beside. A slice is about the work of row_block() rows
 // in one phase: a short prompt passes through many phases in one, so that it does not wait for a
 // decode step of others between any two of them.
 //
@@ -79,7 +81,7 @@ class PrefillJob {
   std::span<const int32_t> log() const { return kv_->log(); }
   absl::Duration coding_time() const { return coding_time_; }
   // Attention and rebuilding the history for it.
-  absl::Duration attention_time() const { return attention_time_; }
+  absl::Duration attention_time() const { return history_time_ + work_[0]->attention_time(); }
   int64_t n_coded_vectors() const { return n_coded_vectors_; }
 
  private:
@@ -91,17 +93,19 @@ class PrefillJob {
 
   bool is_last_layer() const { return layer_ == context_.shape.n_layers - 1; }
   int64_t block_rows() const;
-  absl::Status RunPhase();
+  void RunPhase();
   // What share of a slice the next phase takes, an estimate from its numbers of rows.
   double PhaseWork() const;
   double AttentionFlop() const;
   double slice_flop() const;
   void RunHistory();
-  absl::Status RunInputs();
+  void RunInputs();
   void RunAttention();
   void FinishBlock();
-  absl::Status RunCoding();
-  absl::Status CodePages(int64_t n_pages);
+  void RunCoding();
+  void BeginCoding();
+  void CodePages(int64_t n_pages);
+  absl::Status FinishCoding();
   void BeginLayer();
 
   ForwardRanks* const ranks_;
@@ -121,10 +125,10 @@ class PrefillJob {
   bool coding_begun_ = false;
 
   // Pages of a batch, adapted to kSliceTime; results do not depend on it.
-  int64_t coding_batch_ = 4;
+  int64_t coding_batch_;
   int64_t history_batch_ = 64;
   absl::Duration coding_time_;
-  absl::Duration attention_time_;
+  absl::Duration history_time_;
   int64_t n_coded_vectors_ = 0;
 };
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "kernels/api/dense_attention.h"
@@ -11,6 +12,7 @@
 #include "kernels/api/elementwise.h"
 #include "kernels/api/merge_partials.h"
 #include "kernels/api/rows.h"
+#include "proto/base/limits.h"
 #include "proto/base/status.h"
 #include "worker/engine/page_attention.h"
 
@@ -45,13 +47,24 @@ PrefillRank::Buffers PrefillRank::CutBuffers(const ForwardContext& context, int6
   to.k_block = floats(converts ? block * config.kv_dim() : 0);
   to.v_block = floats(converts ? block * config.kv_dim() : 0);
   to.logits = floats(config.vocab_size);
-  to.non_finite = static_cast<int32_t*>(take(2 * sizeof(int32_t)));
+  const int64_t n_layers = context.shape.n_layers;
+  const int64_t n_flags = 2 * n_layers * BlocksOf(context, n_rows);
+  to.non_finite = static_cast<int32_t*>(take(n_flags * sizeof(int32_t)));
   for (int part = 0; part < 2; ++part) {
     to.partial[part] = floats(direct * config.q_dim());
     to.partial_max[part] = floats(direct * config.n_heads);
     to.partial_sum[part] = floats(direct * config.n_heads);
   }
+  const int64_t n_pages = (n_history + n_rows) / base::kPageTokens;  // at most
+  to.coding.pages = static_cast<uint8_t**>(take(n_pages * sizeof(uint8_t*)));
+  to.coding.n_non_finite = static_cast<int64_t*>(take(2 * n_layers * sizeof(int64_t)));
+  to.coding.page_errors = floats(2 * n_layers * n_pages);
   return to;
+}
+
+int64_t PrefillRank::BlocksOf(const ForwardContext& context, int64_t n_rows) {
+  const int64_t row_block = context.transformer->row_block();
+  return (n_rows + row_block - 1) / row_block;
 }
 
 size_t PrefillRank::WorkBytes(const ForwardContext& context, int64_t n_history, int64_t n_rows) {
@@ -76,7 +89,17 @@ absl::Status PrefillRank::Begin(const SessionKv& kv) {
   context_->stream.Upload(buffers_.positions, positions.data(), positions.size() * sizeof(int32_t));
   context_->stream.Upload(buffers_.ids, ids.data(), ids.size_bytes());
   context_->transformer->Embed({buffers_.ids, ids.size()}, buffers_.hidden);
+  context_->stream.Zero(buffers_.non_finite,
+                        2 * context_->shape.n_layers * n_blocks() * sizeof(int32_t));
+  coder_.emplace(context_, kv, buffers_.coding);
   return absl::OkStatus();
+}
+
+void PrefillRank::HoldBackForRows(int64_t row, int64_t n) const {
+  const int64_t first_unsealed = rows_.n_history_rows - rows_.n_window_rows;
+  const int64_t first = row - first_unsealed;
+  coder_->HoldBack(first / base::kPageTokens,
+                   (first + n + base::kPageTokens - 1) / base::kPageTokens);
 }
 
 uint8_t* PrefillRank::history_row(bool value, int64_t row) const {
@@ -131,6 +154,7 @@ void PrefillRank::KeepWindow(const SessionKv& kv, int layer) {
   const int64_t n_window = rows_.n_window_rows;
   const int64_t n_values = n_window * layout.shape.row_dim();
   if (n_values == 0) return;
+  HoldBackForRows(rows_.n_history_rows - n_window, n_window);
   const kernels::DenseRows window = kv.window(layer, static_cast<int>(n_window), context_->rank);
   for (const bool value : {false, true}) {
     kernels::Convert(
@@ -138,13 +162,13 @@ void PrefillRank::KeepWindow(const SessionKv& kv, int layer) {
         {history_row(value, rows_.n_history_rows - n_window), context_->rows_type(), {n_values}},
         context_->stream);
   }
-  context_->stream.Synchronize();
 }
 
-absl::Status PrefillRank::Inputs(int layer, int64_t row, int64_t n, int64_t position) {
+void PrefillRank::Inputs(int layer, int64_t row, int64_t n) {
   row_ = row;
   block_rows_ = n;
   const int64_t first = rows_.n_history_rows + row;
+  HoldBackForRows(first, n);
   float* const k =
       converts() ? buffers_.k_block : reinterpret_cast<float*>(history_row(false, first));
   float* const v =
@@ -152,37 +176,64 @@ absl::Status PrefillRank::Inputs(int layer, int64_t row, int64_t n, int64_t posi
   context_->transformer->AttentionInputs(
       layer, buffers_.hidden + row * context_->config().hidden_dim, n, buffers_.positions + row,
       buffers_.q, k, v, context_->transformer_scratch);
-  return RoundBlock(layer, k, v, position);
+  RoundBlock(layer, k, v);
 }
 
 // Rounds the block's keys and values to the cache type and puts them behind the history.
-absl::Status PrefillRank::RoundBlock(int layer, float* k, float* v, int64_t position) {
+void PrefillRank::RoundBlock(int layer, float* k, float* v) {
   const int64_t n_values = block_rows_ * context_->shape.row_dim();
-  const kernels::DType cache_type = context_->shape.cache_type;
-  context_->stream.Zero(buffers_.non_finite, 2 * sizeof(int32_t));
+  const int64_t block = layer * n_blocks() + row_ / context_->transformer->row_block();
   for (const bool value : {false, true}) {
     float* const rows = value ? v : k;
-    kernels::RoundToType({rows, {n_values}}, cache_type, buffers_.non_finite + (value ? 1 : 0),
-                         context_->stream);
+    kernels::RoundToType({rows, {n_values}}, context_->shape.cache_type,
+                         buffers_.non_finite + 2 * block + (value ? 1 : 0), context_->stream);
     if (converts()) KeepRows(value, rows_.n_history_rows + row_, rows, block_rows_);
   }
-  int32_t non_finite[2] = {};
-  context_->stream.Download(non_finite, buffers_.non_finite, sizeof(non_finite));
-  if (non_finite[0] == 0 && non_finite[1] == 0) return absl::OkStatus();
-  non_finite_ = non_finite[0] != 0 ? KvKind::kKey : KvKind::kValue;
+  computed_ = block + 1;
+}
+
+absl::Status PrefillRank::FinishSlice(const SessionKv& kv) {
+  const int64_t first = std::exchange(checked_, computed_);
+  std::vector<int32_t> non_finite(2 * (computed_ - first));
+  context_->stream.Synchronize();
+  for (; n_spans_ > 0; --n_spans_) {
+    const Span& span = spans_[n_spans_ - 1];
+    attention_time_ += span.end.Since(span.begin);
+  }
+  context_->stream.Download(non_finite.data(), buffers_.non_finite + 2 * first,
+                            non_finite.size() * sizeof(int32_t));
+  const auto bad = std::ranges::find_if(non_finite, [](int32_t flag) { return flag != 0; });
+  if (bad == non_finite.end()) return absl::OkStatus();
+  const int64_t flag = bad - non_finite.begin();
+  non_finite_ = flag % 2 == 0 ? KvKind::kKey : KvKind::kValue;
+  const int64_t block = first + flag / 2;
+  const int64_t row_block = context_->transformer->row_block();
+  const int64_t row = block % n_blocks() * row_block;
   return absl::InternalError(
       fmt::format("a {} of layer {} at one of positions {} to {} is not finite as {}",
-                  non_finite[0] != 0 ? "key" : "value", layer, position, position + block_rows_ - 1,
-                  kernels::DTypeName(cache_type)));
+                  flag % 2 == 0 ? "key" : "value", block / n_blocks(), kv.n_tokens() + row,
+                  kv.n_tokens() + std::min(row + row_block, rows_.n_rows) - 1,
+                  kernels::DTypeName(context_->shape.cache_type)));
 }
 
 void PrefillRank::Attend(const SessionKv& kv, int layer, int64_t first, int64_t count) {
+  const absl::Time begin = context_->clock->Now();
+  if (n_spans_ == spans_.size()) {
+    spans_.push_back({kernels::Event(context_->stream), kernels::Event(context_->stream)});
+  }
+  Span& span = spans_[n_spans_];
+  span.begin.Record(context_->stream);
   if (rows_.direct) {
     AttendDirectly(kv, layer, first, count);
   } else {
     AttendRows(first, count);
   }
-  context_->stream.Synchronize();
+  span.end.Record(context_->stream);
+  if (context_->on_device()) {
+    ++n_spans_;
+  } else {
+    attention_time_ += context_->clock->Now() - begin;
+  }
 }
 
 // Rows of the block's attention. The direct way leaves F32.
@@ -224,6 +275,7 @@ void PrefillRank::AttendDirectly(const SessionKv& kv, int layer, int64_t first, 
   const PartialViews over_rows = part(1);
   const std::vector<const SessionKv*> sessions(count, &kv);
   StepArrays& arrays = context_->direct_arrays;
+  context_->stream.Synchronize();  // the copy of the last call has happened
   arrays.Begin(SessionPages::BytesFor(sessions) + StepArrays::BytesFor<kernels::DenseRows>(count));
   SessionPages pages;
   pages.Collect(sessions, context_->rank, arrays);
@@ -260,41 +312,18 @@ void PrefillRank::Outputs(int layer, int64_t first) {
       context_->transformer_scratch);
 }
 
-void PrefillRank::BeginCoding(const SessionKv& kv, int layer) {
-  const KvLayout& layout = kv.layout();
-  const LayerDictionaries& own = context_->dictionaries_of(layer);
-  const int64_t n_vectors =
-      kv.n_reserved_pages() * layout.page.page_tokens * layout.shape.n_kv_heads;
-  coding_ = {
-      kernels::DictionaryForCoding(own.k, n_vectors, layout.page.sparsity_k, context_->stream),
-      kernels::DictionaryForCoding(own.v, n_vectors, layout.page.sparsity_v, context_->stream)};
-}
-
-absl::Status PrefillRank::Code(const SessionKv& kv, int layer, int64_t first_page,
-                               std::span<PageError> errors) {
-  const KvLayout& layout = kv.layout();
-  const auto n_pages = static_cast<int64_t>(errors.size());
+void PrefillRank::Code(const SessionKv& kv, int layer, int64_t first_page, int64_t n_pages) {
+  const int page_tokens = kv.layout().page.page_tokens;
   // Rows that are not in sealed pages yet: the old window, then the new ones.
   const int64_t first_unsealed = rows_.n_history_rows - rows_.n_window_rows;
-  const int64_t row = first_unsealed + first_page * layout.page.page_tokens;
-  const int64_t n_rows = n_pages * layout.page.page_tokens;
-  float* const rows[] = {FloatRows(false, row, n_rows), FloatRows(true, row, n_rows)};
-  if (converts()) {
-    for (const bool value : {false, true}) {
-      kernels::Convert(HistoryRows(value, row, n_rows),
-                       {rows[value], {n_rows * layout.shape.row_dim()}}, context_->stream);
-    }
-  }
-  std::vector<uint8_t*> blocks;
-  for (uint8_t* block : kv.reserved_blocks().subspan(first_page, n_pages)) {
-    blocks.push_back(kv.pool().At(block, context_->rank));
-  }
-  return EncodePages(layout, coding_, rows[0], rows[1], layer, blocks, errors, context_->stream,
-                     context_->coder_scratch);
+  const int64_t row = first_unsealed + first_page * page_tokens;
+  const int64_t n_rows = n_pages * page_tokens;
+  coder_->Code(kv, layer, first_page, n_pages, HistoryRows(false, row, n_rows),
+               HistoryRows(true, row, n_rows));
 }
 
 void PrefillRank::EndLayer(const SessionKv& kv, int layer, int64_t n_sealed) {
-  coding_ = {};
+  coder_->EndLayer();
   const int64_t first = rows_.n_history_rows - rows_.n_window_rows + n_sealed;
   const int64_t window = rows_.n_window_rows + rows_.n_rows - n_sealed;
   kv.ReplaceWindow(context_->rank, layer, HistoryRows(false, first, window),

@@ -8,10 +8,13 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "kernels/api/event.h"
 #include "worker/engine/forward_context.h"
+#include "worker/engine/prefill_coder.h"
 #include "worker/engine/work_arena.h"
 #include "worker/kv/session_kv.h"
 
@@ -39,37 +42,43 @@ class PrefillRank {
 
   // Working memory for that many rows.
   static size_t WorkBytes(const ForwardContext& context, int64_t n_history, int64_t n_rows);
-  // Takes it, and embeds the pending tokens of `kv`. ResourceExhausted as WorkArena::Acquire.
+  // Takes it, and embeds the pending tokens of `kv`, whose pages are reserved. ResourceExhausted as
+  // WorkArena::Acquire.
   absl::Status Begin(const SessionKv& kv);
 
-  // History: n_pages pages from `first_page` on become exact rows; then the window. Finished on
-  // return.
+  // History: n_pages pages from `first_page` on become exact rows, finished on return; then the
+  // window.
   void RebuildPages(const SessionKv& kv, int layer, int64_t first_page, int64_t n_pages);
   void KeepWindow(const SessionKv& kv, int layer);
 
-  // Queries, keys and values of rows [row, row + n), n <= row_block, which become the block.
-  // Internal when a key or value is not finite, with `position` of the first token; waits for the
-  // device, which says so.
-  absl::Status Inputs(int layer, int64_t row, int64_t n, int64_t position);
-  // Causal attention of rows [first, first + count) of the block over all rows up to each. Finished
-  // on return.
+  // Queries, keys and values of rows [row, row + n), n <= row_block, which become the block; row is
+  // a multiple of row_block. FinishSlice says whether they are finite.
+  void Inputs(int layer, int64_t row, int64_t n);
+  // Causal attention of rows [first, first + count) of the block over all rows up to each.
   void Attend(const SessionKv& kv, int layer, int64_t first, int64_t count);
   // The rest of the layer for the block's rows from `first` on.
   void Outputs(int layer, int64_t first);
 
-  // Pages [first_page, first_page + errors.size()) of the reserved ones; errors as EncodePages.
-  absl::Status Code(const SessionKv& kv, int layer, int64_t first_page,
-                    std::span<PageError> errors);
-  // Prepares dictionaries for coding many pages of the layer; held until EndLayer.
-  void BeginCoding(const SessionKv& kv, int layer);
+  // Coding (prefill_coder.h) of n_pages reserved pages from `first_page` on, whose rows are there.
+  void BeginCoding(const SessionKv& kv, int layer) { coder_->BeginLayer(kv, layer); }
+  void Code(const SessionKv& kv, int layer, int64_t first_page, int64_t n_pages);
+  absl::Status FinishCoding(const SessionKv& kv, std::span<PageError> errors) {
+    return coder_->Finish(kv, errors);
+  }
   // The newest rows, which the n_sealed oldest ones left, become the window.
   void EndLayer(const SessionKv& kv, int layer, int64_t n_sealed);
+
+  // Waits for the device, but not for what it codes. Internal when a key or value of the blocks
+  // since the last call is not finite.
+  absl::Status FinishSlice(const SessionKv& kv);
 
   // Of the last token, in the stream's memory, [vocab_size].
   const float* Logits();
 
-  // What was not finite, after Inputs has failed for that.
+  // What was not finite, after FinishSlice has failed for that.
   std::optional<KvKind> non_finite() const { return non_finite_; }
+  // Of Attend, up to the last FinishSlice.
+  absl::Duration attention_time() const { return attention_time_; }
 
  private:
   // What a job computes with, in the stream's memory.
@@ -85,11 +94,12 @@ class PrefillRank {
     float* k_block;   // [block, n_kv_heads, head_dim], where rows_type is not F32
     float* v_block;
     float* logits;        // [vocab_size]
-    int32_t* non_finite;  // [2]: keys, values
+    int32_t* non_finite;  // [n_layers, n_blocks, 2]: keys, values
     // Partial softmaxes of the direct way: over pages, over rows. [direct, n_heads, head_dim | 1]
     float* partial[2];
     float* partial_max[2];
     float* partial_sum[2];
+    PrefillCoder::Arrays coding;
   };
   template <typename Take>
   static Buffers CutBuffers(const ForwardContext& context, int64_t n_history, int64_t n_rows,
@@ -103,7 +113,11 @@ class PrefillRank {
   bool converts() const { return context_->rows_type() != kernels::DType::kF32; }
   float* FloatRows(bool value, int64_t row, int64_t n);
   void KeepRows(bool value, int64_t row, const float* from, int64_t n);
-  absl::Status RoundBlock(int layer, float* k, float* v, int64_t position);
+  void RoundBlock(int layer, float* k, float* v);
+  // Lets the next layer's rows [row, row + n) of all exact ones be written.
+  void HoldBackForRows(int64_t row, int64_t n) const;
+  int64_t n_blocks() const { return BlocksOf(*context_, rows_.n_rows); }
+  static int64_t BlocksOf(const ForwardContext& context, int64_t n_rows);
   void AttendRows(int64_t first, int64_t count);
   void AttendDirectly(const SessionKv& kv, int layer, int64_t first, int64_t count);
 
@@ -113,8 +127,18 @@ class PrefillRank {
   int64_t block_rows_ = 0;  // of the block
   WorkArena::Piece memory_;
   Buffers buffers_ = {};
-  // The layer's dictionaries in the form that codes many pages fastest; held while it is coded.
-  LayerDictionaries coding_;
+  std::optional<PrefillCoder> coder_;  // uses the memory
+  // Blocks of all layers, counted through: whose flags were looked at, that have been computed.
+  int64_t checked_ = 0;
+  int64_t computed_ = 0;
+  // Beginnings and ends of Attend on a device since the last FinishSlice; events are used again.
+  struct Span {
+    kernels::Event begin;
+    kernels::Event end;
+  };
+  std::vector<Span> spans_;
+  size_t n_spans_ = 0;
+  absl::Duration attention_time_;
   std::optional<KvKind> non_finite_;
 };
 

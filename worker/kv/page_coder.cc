@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <iterator>
 #include <vector>
 
 #include "kernels/api/omp_encode.h"
@@ -27,9 +29,16 @@ class PageCoder {
     return table;
   }
 
-  absl::Status EncodeKind(const kernels::PreparedDictionary& dictionary, bool value,
-                          const float* rows, int layer, uint8_t* const* table,
-                          std::span<PageError> errors);
+  void EncodeKind(const kernels::PreparedDictionary& dictionary, bool value, const float* rows,
+                  int layer, uint8_t* const* table, int64_t n_pages, const PageFindings& findings);
+
+  // For findings that go to the host.
+  PageFindings Findings(int64_t n_pages) const {
+    auto* errors = scratch_.page_errors_.Get<float>(2 * n_pages, stream_);
+    auto* counters = scratch_.counters_.Get<int64_t>(2, stream_);
+    stream_.Zero(counters, 2 * sizeof(*counters));
+    return {.errors = {errors, errors + n_pages}, .n_non_finite = counters};
+  }
 
   kernels::TensorView Rows(const float* rows, int64_t n_pages) const {
     return {rows, {n_pages * layout_.page.page_tokens, layout_.page.n_kv_heads, dim()}};
@@ -46,26 +55,22 @@ class PageCoder {
   CoderScratch& scratch_;
 };
 
-absl::Status PageCoder::EncodeKind(const kernels::PreparedDictionary& dictionary, bool value,
-                                   const float* rows, int layer, uint8_t* const* table,
-                                   std::span<PageError> errors) {
+void PageCoder::EncodeKind(const kernels::PreparedDictionary& dictionary, bool value,
+                           const float* rows, int layer, uint8_t* const* table, int64_t n_pages,
+                           const PageFindings& findings) {
   const kernels::PageLayout& page = layout_.page;
   const int sparsity = value ? page.sparsity_v : page.sparsity_k;
-  const auto n_pages = static_cast<int64_t>(errors.size());
   const int64_t n_vectors = n_pages * page.page_tokens * page.n_kv_heads;
   auto* atoms = scratch_.atoms_.Get<uint16_t>(n_vectors * sparsity, stream_);
   auto* coefs = scratch_.coefs_.Get<uint8_t>(n_vectors * sparsity, stream_);
   auto* vector_errors = scratch_.errors_.Get<float>(n_vectors, stream_);
-  auto* page_errors = scratch_.page_errors_.Get<float>(n_pages, stream_);
-  auto* counter = scratch_.counter_.Get<int64_t>(1, stream_);
-  stream_.Zero(counter, sizeof(*counter));
   kernels::OmpEncode({.x = {rows, {n_vectors, dim()}},
                       .dictionary = &dictionary,
                       .sparsity = sparsity,
                       .atoms = {atoms, {n_vectors, sparsity}},
                       .coefs = {coefs, {n_vectors, sparsity}},
                       .rel_error = {vector_errors, {n_vectors}},
-                      .n_non_finite = counter},
+                      .n_non_finite = findings.n_non_finite + (value ? 1 : 0)},
                      stream_);
   kernels::PackCodes({.layout = page,
                       .value = value,
@@ -74,18 +79,8 @@ absl::Status PageCoder::EncodeKind(const kernels::PreparedDictionary& dictionary
                       .rel_error = {vector_errors, {n_vectors}},
                       .pages = table,
                       .page_offset = layout_.page_offset(layer),
-                      .page_error = page_errors},
+                      .page_error = findings.errors[value ? 1 : 0]},
                      stream_);
-  int64_t n_non_finite = 0;
-  stream_.Download(&n_non_finite, counter, sizeof(n_non_finite));
-  if (n_non_finite > 0) {
-    return absl::InternalError(fmt::format("{} of {} {} vectors are not finite", n_non_finite,
-                                           n_vectors, value ? "value" : "key"));
-  }
-  std::vector<float> means(n_pages);
-  stream_.Download(means.data(), page_errors, means.size() * sizeof(float));
-  for (int64_t i = 0; i < n_pages; ++i) (value ? errors[i].v : errors[i].k) = means[i];
-  return absl::OkStatus();
 }
 
 absl::Status CoderScratch::Reserve(const KvLayout& layout, int64_t n_pages,
@@ -96,10 +91,40 @@ absl::Status CoderScratch::Reserve(const KvLayout& layout, int64_t n_pages,
   LEXICO_RETURN_IF_ERROR(atoms_.Reserve(n_codes * sizeof(uint16_t), stream));
   LEXICO_RETURN_IF_ERROR(coefs_.Reserve(n_codes, stream));
   LEXICO_RETURN_IF_ERROR(errors_.Reserve(n_vectors * sizeof(float), stream));
-  LEXICO_RETURN_IF_ERROR(page_errors_.Reserve(n_pages * sizeof(float), stream));
+  LEXICO_RETURN_IF_ERROR(page_errors_.Reserve(2 * n_pages * sizeof(float), stream));
   LEXICO_RETURN_IF_ERROR(pages_.Reserve(n_pages * sizeof(void*), stream));
-  LEXICO_RETURN_IF_ERROR(counter_.Reserve(sizeof(int64_t), stream));
+  LEXICO_RETURN_IF_ERROR(counters_.Reserve(2 * sizeof(int64_t), stream));
   return rows_.Reserve(2 * n_vectors * page.head_dim * sizeof(float), stream);
+}
+
+void EnqueuePages(const KvLayout& layout, const LayerDictionaries& dictionaries, const float* k,
+                  const float* v, int layer, uint8_t* const* pages, int64_t n_pages,
+                  const PageFindings& findings, const kernels::Stream& stream,
+                  CoderScratch& scratch) {
+  PageCoder coder(layout, stream, scratch);
+  if (!layout.profile.is_dense()) {
+    coder.EncodeKind(*dictionaries.k, false, k, layer, pages, n_pages, findings);
+    coder.EncodeKind(*dictionaries.v, true, v, layer, pages, n_pages, findings);
+    return;
+  }
+  for (const bool value : {false, true}) {
+    kernels::PackDense({.layout = layout.page,
+                        .value = value,
+                        .rows = coder.Rows(value ? v : k, n_pages),
+                        .pages = pages,
+                        .page_offset = layout.page_offset(layer)},
+                       stream);
+  }
+}
+
+absl::Status CheckFinite(std::span<const int64_t, 2> n_non_finite, int64_t n_vectors) {
+  for (const bool value : {false, true}) {
+    const int64_t n = n_non_finite[value ? 1 : 0];
+    if (n == 0) continue;
+    return absl::InternalError(
+        fmt::format("{} of {} {} vectors are not finite", n, n_vectors, value ? "value" : "key"));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status EncodePages(const KvLayout& layout, const LayerDictionaries& dictionaries,
@@ -109,21 +134,19 @@ absl::Status EncodePages(const KvLayout& layout, const LayerDictionaries& dictio
   LEXICO_CHECK_EQ(errors.size(), blocks.size());
   if (blocks.empty()) return absl::OkStatus();
   PageCoder coder(layout, stream, scratch);
-  uint8_t* const* table = coder.Table(blocks);
-  if (!layout.profile.is_dense()) {
-    LEXICO_RETURN_IF_ERROR(coder.EncodeKind(*dictionaries.k, false, k, layer, table, errors));
-    return coder.EncodeKind(*dictionaries.v, true, v, layer, table, errors);
-  }
-  const auto n_pages = static_cast<int64_t>(blocks.size());
-  for (const bool value : {false, true}) {
-    kernels::PackDense({.layout = layout.page,
-                        .value = value,
-                        .rows = coder.Rows(value ? v : k, n_pages),
-                        .pages = table,
-                        .page_offset = layout.page_offset(layer)},
-                       stream);
-  }
+  const auto n_pages = std::ssize(blocks);
+  const PageFindings findings = coder.Findings(n_pages);
+  EnqueuePages(layout, dictionaries, k, v, layer, coder.Table(blocks), n_pages, findings, stream,
+               scratch);
   std::fill(errors.begin(), errors.end(), PageError{});
+  if (layout.profile.is_dense()) return absl::OkStatus();
+  std::array<int64_t, 2> n_non_finite;
+  stream.Download(n_non_finite.data(), findings.n_non_finite, sizeof(n_non_finite));
+  LEXICO_RETURN_IF_ERROR(
+      CheckFinite(n_non_finite, n_pages * layout.page.page_tokens * layout.page.n_kv_heads));
+  std::vector<float> means(2 * n_pages);
+  stream.Download(means.data(), findings.errors[0], means.size() * sizeof(float));
+  for (int64_t i = 0; i < n_pages; ++i) errors[i] = {means[i], means[n_pages + i]};
   return absl::OkStatus();
 }
 

@@ -35,19 +35,34 @@ class CoderScratch {
   kernels::GrowingBuffer atoms_;        // [n_vectors, sparsity] U16
   kernels::GrowingBuffer coefs_;        // [n_vectors, sparsity] U8
   kernels::GrowingBuffer errors_;       // [n_vectors] F32
-  kernels::GrowingBuffer page_errors_;  // [n_pages] F32
+  kernels::GrowingBuffer page_errors_;  // [2, n_pages] F32
   kernels::GrowingBuffer pages_;        // [n_pages] pointers
-  kernels::GrowingBuffer counter_;      // int64
+  kernels::GrowingBuffer counters_;     // [2] int64
   kernels::GrowingBuffer rows_;         // [2, n_pages * page_tokens, n_kv_heads, head_dim] F32
 };
 
-// Codes one layer's pages in blocks.size() blocks, which lie in the stream's memory as the rows do:
+// What EnqueuePages finds, in the stream's memory; keys before values.
+struct PageFindings {
+  float* errors[2] = {};            // [n_pages] each, overwritten, but for dense layouts
+  int64_t* n_non_finite = nullptr;  // [2], added to: vectors that are not finite
+};
+
+// Codes one layer's pages in n_pages blocks, which lie in the stream's memory as the rows do:
 // page i takes rows [i * page_tokens, (i + 1) * page_tokens) of
-//   k, v  [blocks.size() * page_tokens, n_kv_heads, head_dim]  F32, values of the cache type
-// and writes layout.page_bytes() bytes at layout.page_offset(layer) of blocks[i]. A page's bytes
-// follow from its own rows only, whatever is coded beside it. `dictionaries` is not read for dense
-// layouts. Internal when a vector is not finite, with how many; the pages' contents are then
-// undefined. Waits for the device, which says both.
+//   k, v  [n_pages * page_tokens, n_kv_heads, head_dim]  F32, values of the cache type
+// and writes layout.page_bytes() bytes at layout.page_offset(layer) of pages[i]; `pages` itself is
+// in the stream's memory. A page's bytes follow from its own rows only, whatever is coded beside
+// it. `dictionaries` is not read for dense layouts. Pages with vectors that are not finite are
+// undefined. Enqueued only; `scratch` is of the stream.
+void EnqueuePages(const KvLayout& layout, const LayerDictionaries& dictionaries, const float* k,
+                  const float* v, int layer, uint8_t* const* pages, int64_t n_pages,
+                  const PageFindings& findings, const kernels::Stream& stream,
+                  CoderScratch& scratch);
+// Internal where findings, of one layer and already on the host, have vectors that are not finite.
+absl::Status CheckFinite(std::span<const int64_t, 2> n_non_finite, int64_t n_vectors);
+
+// The same with a page table and errors of the host, [blocks.size()] each: waits for the device.
+// Internal when a vector is not finite, with how many.
 absl::Status EncodePages(const KvLayout& layout, const LayerDictionaries& dictionaries,
                          const float* k, const float* v, int layer,
                          std::span<uint8_t* const> blocks, std::span<PageError> errors,

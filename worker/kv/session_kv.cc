@@ -234,10 +234,6 @@ absl::Status SessionKv::ReservePages(int64_t n_rows) {
   return absl::OkStatus();
 }
 
-std::span<PageError> SessionKv::reserved_errors(int layer) {
-  return std::span(reserved_errors_).subspan(layer * reserved_.size(), reserved_.size());
-}
-
 void SessionKv::ReplaceWindow(int rank, int layer, kernels::TensorView k, kernels::TensorView v,
                               const kernels::Stream& stream) const {
   const int64_t n_values = k.size();
@@ -261,7 +257,7 @@ void SessionKv::CommitPrefill(int64_t n_rows) {
   page_blocks_.insert(page_blocks_.end(), reserved_.begin(), reserved_.end());
   for (size_t page = 0; page < reserved_.size(); ++page) {
     for (int layer = 0; layer < n_layers; ++layer) {
-      const PageError error = reserved_errors(layer)[page];
+      const PageError error = reserved_errors_[layer * reserved_.size() + page];
       errors_.push_back(error);
       error_sum_k_ += error.k;
       error_sum_v_ += error.v;

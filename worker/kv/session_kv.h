@@ -127,8 +127,8 @@ class SessionKv {
   // How many rows of (window + new ones) the reserved pages will take.
   int64_t n_reserved_pages() const { return static_cast<int64_t>(reserved_.size()); }
   std::span<uint8_t* const> reserved_blocks() const { return reserved_; }
-  // [n_reserved_pages] errors of the layer, to be filled by EncodePages.
-  std::span<PageError> reserved_errors(int layer);
+  // [n_layers, n_reserved_pages] errors, to be filled by whoever codes them.
+  std::span<PageError> reserved_errors() { return reserved_errors_; }
   // The layer's new window on a rank: k and v [n_rows, n_kv_heads, head_dim], values of the cache
   // type in that or F32, in the stream's memory. The layer's old window is gone afterwards.
   // REQUIRES: n_rows as RowsKept says.
