@@ -12,8 +12,7 @@ void Reconstruct(const ReconstructArgs& args, const Stream& stream) {
   LEXICO_CHECK_GE(args.layout.page_tokens, 1);
   LEXICO_CHECK_EQ(args.layout.page_tokens % 2, 0);
   LEXICO_CHECK_GE(args.layout.n_kv_heads, 1);
-  LEXICO_CHECK_GE(args.layout.sparsity_k, 1);
-  LEXICO_CHECK_GE(args.layout.sparsity_v, 1);
+  LEXICO_CHECK(args.layout.is_paper());
   LEXICO_CHECK_EQ(args.layout.head_dim, args.dictionary->head_dim());
   LEXICO_CHECK_EQ(args.out.rank, 3);
   LEXICO_CHECK_EQ(args.out.dim(0), args.n_pages * args.layout.page_tokens);

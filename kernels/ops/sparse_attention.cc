@@ -25,8 +25,7 @@ void SparseAttention(const SparseAttentionArgs& args, const Stream& stream) {
   LEXICO_CHECK_EQ(static_cast<int>(args.q.dtype), static_cast<int>(DType::kF32));
   LEXICO_CHECK_GT(args.scale, 0.0f);
   LEXICO_CHECK(!args.layout.is_dense());
-  LEXICO_CHECK_GE(args.layout.sparsity_k, 1);
-  LEXICO_CHECK_GE(args.layout.sparsity_v, 1);
+  LEXICO_CHECK(args.layout.is_paper());
   LEXICO_CHECK_GE(args.layout.page_tokens, 1);
   LEXICO_CHECK_EQ(args.layout.page_tokens % 2, 0);
   LEXICO_CHECK_GE(args.layout.n_kv_heads, 1);
