@@ -1,27 +1,20 @@
 #include "kernels/api/quantize_codes.h"
 
-#include "kernels/api/residual.h"
 #include "kernels/cpu/quantize_codes.h"
+#include "kernels/ops/check_codes.h"
 
 namespace lexico::kernels {
 
 void QuantizeCodes(const QuantizeCodesArgs& args, const Stream& stream) {
   const PageLayout& layout = args.layout;
   const VectorCode code = layout.code(args.value);
-  LEXICO_CHECK(!code.is_empty());
-  LEXICO_CHECK_GE(layout.page_tokens, 1);
-  LEXICO_CHECK_EQ(layout.page_tokens % 2, 0);
-  LEXICO_CHECK_GE(layout.n_kv_heads, 1);
-  if (code.has_residual()) LEXICO_CHECK(CanRotate(layout.head_dim));
+  CheckCodes(layout, args.value, args.dictionary, stream);
   LEXICO_CHECK(args.x.dtype == DType::kF32);
   LEXICO_CHECK_EQ(args.x.rank, 2);
   LEXICO_CHECK_EQ(args.x.dim(0) % (layout.page_tokens * layout.n_kv_heads), 0);
   LEXICO_CHECK_EQ(args.x.dim(1), layout.head_dim);
   LEXICO_CHECK_EQ(args.page_offset % 2, size_t{0});
   if (code.sparsity > 0) {
-    LEXICO_CHECK(args.dictionary != nullptr);
-    LEXICO_CHECK_EQ(args.dictionary->head_dim(), layout.head_dim);
-    if (code.is_packed()) LEXICO_CHECK_LE(args.dictionary->n_atoms(), base::kPackedAtomsMax);
     LEXICO_CHECK(args.atoms.dtype == DType::kU16);
     LEXICO_CHECK_EQ(args.atoms.dim(0), args.x.dim(0));
     LEXICO_CHECK_EQ(args.atoms.dim(1), code.sparsity);

@@ -239,7 +239,8 @@ TEST(VectorCodeTest, UnbiasedAtomsAloneAreUnshrunk) {
     const std::vector<float> x = RandomNormal(64, coder.random);
     const double squares = Dot(Widen(x), Widen(x));
     const double product = Dot(coder.Decode(code, coder.Encode(code, x)), Widen(x));
-    // FP8 rounds each coefficient by up to a sixteenth of it, the 4-bit scale is exact but for FP16.
+    // FP8 rounds each coefficient by up to a sixteenth of it, the 4-bit scale is exact but for
+    // FP16.
     EXPECT_NEAR(product, squares, (coefficient_bits == 4 ? 1e-3 : 0.05) * squares);
     VectorCode plain = code;
     plain.form.unbiased = false;
