@@ -26,11 +26,7 @@
 
 namespace lexico::kernels {
 
-// A residual needs a head_dim that is a power of two, and whole bytes.
-inline constexpr int kResidualDimMin = 8;
-constexpr bool CanRotate(int head_dim) {
-  return head_dim >= kResidualDimMin && (head_dim & (head_dim - 1)) == 0;
-}
+using base::CanRotate;
 
 // Of number i: the same for every vector.
 constexpr float ResidualSign(int i) {

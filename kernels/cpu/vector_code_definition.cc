@@ -44,16 +44,6 @@ void Hadamard(Vector& x) {
   for (double& value : x) value *= scale;
 }
 
-int AtomOf(const VectorCode& code, uint16_t stored) {
-  return code.is_packed() ? stored >> 4 : stored;
-}
-
-double CoefficientOf(const VectorCode& code, const CodedVector& vector, int j) {
-  if (!code.is_packed()) return E4m3ToFloat(vector.coefs[j]);
-  const int number = static_cast<int16_t>(vector.atoms[j] << 12) >> 12;
-  return static_cast<double>(cpu::F16ToFloat(vector.scale)) * number;
-}
-
 // sum_j c_j d_j, and of the terms' absolute values where `magnitude` is not null.
 Vector AtomPart(const VectorCode& code, const cpu::Dictionary* dictionary,
                 const CodedVector& vector, int head_dim, Vector* magnitude) {
@@ -61,7 +51,7 @@ Vector AtomPart(const VectorCode& code, const cpu::Dictionary* dictionary,
   for (int j = 0; j < code.sparsity; ++j) {
     const double c = CoefficientOf(code, vector, j);
     if (c == 0) continue;
-    const float* row = dictionary->row(AtomOf(code, vector.atoms[j]));
+    const float* row = dictionary->row(AtomOf(code, vector, j));
     for (int i = 0; i < head_dim; ++i) {
       sum[i] += c * row[i];
       if (magnitude != nullptr) (*magnitude)[i] += std::abs(c * row[i]);
@@ -188,6 +178,16 @@ void EncodeResidual(const VectorCode& code, Vector rest, CodedVector* vector) {
 }
 
 }  // namespace
+
+int AtomOf(const VectorCode& code, const CodedVector& vector, int j) {
+  return code.is_packed() ? vector.atoms[j] >> 4 : vector.atoms[j];
+}
+
+double CoefficientOf(const VectorCode& code, const CodedVector& vector, int j) {
+  if (!code.is_packed()) return E4m3ToFloat(vector.coefs[j]);
+  const int number = static_cast<int16_t>(vector.atoms[j] << 12) >> 12;
+  return static_cast<double>(cpu::F16ToFloat(vector.scale)) * number;
+}
 
 void Rotate(std::vector<double>& r) {
   for (size_t i = 0; i < r.size(); ++i) r[i] *= ResidualSign(static_cast<int>(i));

@@ -23,6 +23,10 @@ struct CodedVector {
   std::array<uint8_t, base::kResidualBitsMax * base::kHeadDimMax / 8> residual{};
 };
 
+// Its place j: which atom, and its coefficient.
+int AtomOf(const VectorCode& code, const CodedVector& vector, int j);
+double CoefficientOf(const VectorCode& code, const CodedVector& vector, int j);
+
 // Vector t of a block of n.
 void StoreVector(const VectorCode& code, int head_dim, const CodedVector& vector, uint8_t* block,
                  int n, int t);

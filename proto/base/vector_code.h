@@ -26,6 +26,11 @@ namespace lexico::base {
 // The largest dictionary whose indices fit beside a 4-bit coefficient.
 inline constexpr int kPackedAtomsMax = 4096;
 inline constexpr int kResidualBitsMax = 3;
+// A residual needs a head_dim that is a power of two, and whole bytes.
+inline constexpr int kResidualDimMin = 8;
+constexpr bool CanRotate(int head_dim) {
+  return head_dim >= kResidualDimMin && (head_dim & (head_dim - 1)) == 0;
+}
 
 struct CodeForm {
   int coefficient_bits = 8;  // 8 or 4

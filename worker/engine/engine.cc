@@ -39,7 +39,9 @@ absl::Status ReserveDevice(int n_atoms, ForwardContext* context) {
   LEXICO_RETURN_IF_ERROR(context->transformer_scratch.Reserve(*context->transformer));
   base::Profile largest{.name = "dense"};
   if (n_atoms > 0) {
-    largest.sparsity_k = largest.sparsity_v = base::SparsityMax(config.head_dim, n_atoms);
+    // Of the paper's: a device has no others.
+    largest.k.sparsity = largest.v.sparsity =
+        base::SparsityMax({.head_dim = config.head_dim, .n_atoms = n_atoms});
   }
   return context->coder_scratch.Reserve(MakeKvLayout(context->shape, largest, n_atoms),
                                         context->batch_pages_max(), context->stream);
@@ -160,6 +162,7 @@ Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::~Engine() = default;
 
 const Transformer& Engine::transformer() const { return impl_->transformer(); }
+base::CodingModel Engine::coding() const { return impl_->coding(); }
 absl::Status Engine::OpenSession(const SessionSpec& spec) { return impl_->OpenSession(spec); }
 absl::Status Engine::Fork(const std::string& session_id, const std::string& new_session_id) {
   return impl_->Fork(session_id, new_session_id);

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "kernels/api/dense_attention.h"
-#include "kernels/api/dictionary.h"
 #include "kernels/api/elementwise.h"
 #include "kernels/api/merge_partials.h"
 #include "kernels/api/rows.h"
@@ -265,9 +264,7 @@ void PrefillRank::BeginCoding(const SessionKv& kv, int layer) {
   const LayerDictionaries& own = context_->dictionaries_of(layer);
   const int64_t n_vectors =
       kv.n_reserved_pages() * layout.page.page_tokens * layout.shape.n_kv_heads;
-  coding_ = {
-      kernels::DictionaryForCoding(own.k, n_vectors, layout.page.sparsity_k, context_->stream),
-      kernels::DictionaryForCoding(own.v, n_vectors, layout.page.sparsity_v, context_->stream)};
+  coding_ = DictionariesForCoding(layout, own, n_vectors, context_->stream);
 }
 
 absl::Status PrefillRank::Code(const SessionKv& kv, int layer, int64_t first_page,

@@ -48,7 +48,7 @@ class Batch {
       }
     }
     const LayerDictionaries none;
-    return EncodePages(layout, layout.profile.is_dense() ? none : coder.dictionaries[layer_], rows,
+    return EncodePages(layout, layout.profile.has_atoms() ? coder.dictionaries[layer_] : none, rows,
                        rows + n * n_values, layer_, blocks, errors, *coder.stream, *coder.scratch);
   }
 

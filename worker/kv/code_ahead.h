@@ -19,7 +19,7 @@ namespace lexico::worker {
 
 // What one rank codes its heads with.
 struct CoderOfRank {
-  std::span<const LayerDictionaries> dictionaries;  // [n_layers], not read for dense layouts
+  std::span<const LayerDictionaries> dictionaries;  // [n_layers], not read without atoms
   const kernels::Stream* stream = nullptr;
   CoderScratch* scratch = nullptr;
 };

@@ -34,6 +34,7 @@ class CoderScratch {
   friend class PageCoder;
   kernels::GrowingBuffer atoms_;        // [n_vectors, sparsity] U16
   kernels::GrowingBuffer coefs_;        // [n_vectors, sparsity] U8
+  kernels::GrowingBuffer exact_coefs_;  // [n_vectors, sparsity] F32, of codes not the paper's
   kernels::GrowingBuffer errors_;       // [n_vectors] F32
   kernels::GrowingBuffer page_errors_;  // [n_pages] F32
   kernels::GrowingBuffer pages_;        // [n_pages] pointers
@@ -41,13 +42,17 @@ class CoderScratch {
   kernels::GrowingBuffer rows_;         // [2, n_pages * page_tokens, n_kv_heads, head_dim] F32
 };
 
+// The form of `own` that codes n_vectors of each kind fastest (kernels/api/dictionary.h).
+LayerDictionaries DictionariesForCoding(const KvLayout& layout, const LayerDictionaries& own,
+                                        int64_t n_vectors, const kernels::Stream& stream);
+
 // Codes one layer's pages in blocks.size() blocks, which lie in the stream's memory as the rows do:
 // page i takes rows [i * page_tokens, (i + 1) * page_tokens) of
 //   k, v  [blocks.size() * page_tokens, n_kv_heads, head_dim]  F32, values of the cache type
 // and writes layout.page_bytes() bytes at layout.page_offset(layer) of blocks[i]. A page's bytes
-// follow from its own rows only, whatever is coded beside it. `dictionaries` is not read for dense
-// layouts. Internal when a vector is not finite, with how many; the pages' contents are then
-// undefined. Waits for the device, which says both.
+// follow from its own rows only, whatever is coded beside it. `dictionaries` is not read where
+// there are no atoms. Internal when a vector is not finite, with how many; the pages' contents are
+// then undefined. Waits for the device, which says both.
 absl::Status EncodePages(const KvLayout& layout, const LayerDictionaries& dictionaries,
                          const float* k, const float* v, int layer,
                          std::span<uint8_t* const> blocks, std::span<PageError> errors,
