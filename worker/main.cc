@@ -55,7 +55,7 @@ struct Worker {
 
 std::string HostOf(const std::string& address) { return address.substr(0, address.rfind(':')); }
 
-// Empty where only profile dense is served.
+// Empty where only profiles without atoms are served.
 absl::StatusOr<std::string> DictionaryPath(const WorkerOptions& options) {
   if (options.dictionary == "none") return "";
   if (!options.dictionary.empty()) return options.dictionary;
@@ -132,8 +132,7 @@ v1::ModelInfo DescribeModel(const Worker& worker) {
     info.set_dictionary_fingerprint(worker.dictionary()->fingerprint().ToHex());
     info.set_n_atoms(worker.dictionary()->n_atoms());
   }
-  for (const std::string& name :
-       base::ListedProfiles(base::SparsityMax(info.head_dim(), info.n_atoms()))) {
+  for (const std::string& name : base::ListedProfiles(worker.engine->coding())) {
     info.add_profiles(name);
   }
   return info;

@@ -17,7 +17,7 @@ namespace {
 
 constexpr char kMagic[4] = {'L', 'X', 'P', 'G'};
 constexpr size_t kHeaderCrcOffset = 12;
-constexpr size_t kReservedBytes = 24;
+constexpr size_t kReservedBytes = 22;
 
 uint32_t HeaderCrc(std::span<const uint8_t> header) {
   return base::Crc32c(header.subspan(kHeaderCrcOffset + 4),
@@ -29,6 +29,37 @@ absl::Status CheckRange(const char* field, uint64_t value, uint64_t min, uint64_
   if (value >= min && value <= max) return absl::OkStatus();
   return absl::DataLossError(
       fmt::format("page header: {} is {}, allowed are {} to {}", field, value, min, max));
+}
+
+// The form of one half in a byte: residual bits, then whether coefficients are packed, then whether
+// unbiased. 0 is the paper's.
+uint8_t FormByte(const base::VectorCode& code) {
+  return static_cast<uint8_t>(code.form.residual_bits | (code.is_packed() ? 4 : 0) |
+                              (code.form.unbiased ? 8 : 0));
+}
+
+base::CodeForm FormOf(uint8_t byte) {
+  return {.coefficient_bits = (byte & 4) != 0 ? 4 : 8,
+          .residual_bits = byte & 3,
+          .unbiased = (byte & 8) != 0};
+}
+
+absl::Status CheckCode(const PageShape& shape, bool value) {
+  const base::VectorCode code = shape.code(value);
+  const bool codes = shape.kind == PageKind::kCodes;
+  LEXICO_RETURN_IF_ERROR(CheckRange(value ? "sparsity_v" : "sparsity_k", code.sparsity,
+                                    codes && !code.has_residual() ? 1 : 0,
+                                    codes ? base::kSparsityMax : 0));
+  // What a byte cannot say is not a form: without atoms there are no bits of a coefficient.
+  if (FormOf(FormByte(code)) != code.form || (!codes && code.form != base::CodeForm{}) ||
+      (code.has_residual() && !base::CanRotate(shape.head_dim))) {
+    return absl::DataLossError(
+        fmt::format("page header: {} is ({} atoms, {} bits, residual {}, head_dim {}), which is no "
+                    "code",
+                    value ? "form_v" : "form_k", code.sparsity, code.form.coefficient_bits,
+                    code.form.residual_bits, shape.head_dim));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CheckShape(const PageShape& shape) {
@@ -46,12 +77,13 @@ absl::Status CheckShape(const PageShape& shape) {
     LEXICO_RETURN_IF_ERROR(
         CheckRange("n_tokens", shape.n_tokens, shape.page_tokens, shape.page_tokens));
   }
-  const uint64_t sparsity_min = codes ? 1 : 0;
-  const uint64_t sparsity_max = codes ? base::kSparsityMax : 0;
-  LEXICO_RETURN_IF_ERROR(CheckRange("sparsity_k", shape.sparsity_k, sparsity_min, sparsity_max));
-  LEXICO_RETURN_IF_ERROR(CheckRange("sparsity_v", shape.sparsity_v, sparsity_min, sparsity_max));
-  LEXICO_RETURN_IF_ERROR(CheckRange("n_atoms", shape.n_atoms, codes ? base::kAtomsMin : 0,
-                                    codes ? base::kAtomsMax : 0));
+  LEXICO_RETURN_IF_ERROR(CheckCode(shape, false));
+  LEXICO_RETURN_IF_ERROR(CheckCode(shape, true));
+  const bool atoms = shape.sparsity_k > 0 || shape.sparsity_v > 0;
+  const bool packed = shape.code(false).is_packed() || shape.code(true).is_packed();
+  const int atoms_max = packed ? base::kPackedAtomsMax : base::kAtomsMax;
+  LEXICO_RETURN_IF_ERROR(
+      CheckRange("n_atoms", shape.n_atoms, atoms ? base::kAtomsMin : 0, atoms ? atoms_max : 0));
   if (codes && shape.page_tokens % 2 != 0) {
     return absl::DataLossError(fmt::format(
         "page header: page_tokens is {}, codes need an even number", shape.page_tokens));
@@ -66,26 +98,49 @@ absl::Status CheckError(const char* field, float value) {
       fmt::format("page header: {} is {}, must be finite and not negative", field, value));
 }
 
-// One vector of the check below per head keeps the loops simple enough to be vectorised.
-absl::Status VerifyHead(const PageShape& shape, int sparsity, std::span<const uint8_t> head,
-                        size_t head_offset) {
-  const size_t n = static_cast<size_t>(shape.page_tokens) * sparsity;
-  uint16_t atom_max = 0;
-  for (size_t i = 0; i < n; ++i) {
-    uint16_t atom;
-    std::memcpy(&atom, head.data() + 2 * i, 2);
-    atom_max = std::max(atom_max, atom);
+uint16_t WordAt(std::span<const uint8_t> bytes, size_t i) {
+  uint16_t word;
+  std::memcpy(&word, bytes.data() + 2 * i, 2);
+  return word;
+}
+
+absl::Status VerifyScales(const char* what, std::span<const uint8_t> scales, size_t head_offset) {
+  for (size_t i = 0; i < scales.size() / 2; ++i) {
+    if ((WordAt(scales, i) & 0x7c00) == 0x7c00) {
+      return absl::DataLossError(fmt::format(
+          "page payload: a {} in the block at offset {} is not finite", what, head_offset));
+    }
   }
-  if (atom_max >= shape.n_atoms) {
+  return absl::OkStatus();
+}
+
+// One check per head and array keeps the loops simple enough to be vectorised.
+absl::Status VerifyHead(const PageShape& shape, const base::VectorCode& code,
+                        std::span<const uint8_t> head, size_t head_offset) {
+  const size_t n_vectors = shape.page_tokens;
+  const size_t n = n_vectors * code.sparsity;
+  uint16_t atom_max = 0;
+  for (size_t i = 0; i < n; ++i) atom_max = std::max(atom_max, WordAt(head, i));
+  if (code.is_packed()) atom_max >>= 4;
+  if (n > 0 && atom_max >= shape.n_atoms) {
     return absl::DataLossError(
         fmt::format("page payload: atom index {} in the block at offset {}, the dictionary has {} "
                     "atoms",
                     atom_max, head_offset, shape.n_atoms));
   }
-  uint8_t coef_max = 0;
-  for (size_t i = 0; i < n; ++i) {
-    coef_max = std::max<uint8_t>(coef_max, head[2 * n + i] & 0x7f);
+  if (code.is_packed()) {
+    LEXICO_RETURN_IF_ERROR(
+        VerifyScales("scale", head.subspan(code.scales_at(n_vectors), 2 * n_vectors), head_offset));
   }
+  if (code.has_residual()) {
+    LEXICO_RETURN_IF_ERROR(
+        VerifyScales("residual scale",
+                     head.subspan(code.residual_scales_at(n_vectors), 2 * n_vectors), head_offset));
+  }
+  if (code.is_packed()) return absl::OkStatus();
+  const std::span<const uint8_t> coefs = head.subspan(code.coefs_at(n_vectors), n);
+  uint8_t coef_max = 0;
+  for (const uint8_t coef : coefs) coef_max = std::max<uint8_t>(coef_max, coef & 0x7f);
   if (coef_max == 0x7f) {
     return absl::DataLossError(
         fmt::format("page payload: a coefficient in the block at offset {} is NaN", head_offset));
@@ -95,11 +150,11 @@ absl::Status VerifyHead(const PageShape& shape, int sparsity, std::span<const ui
 
 absl::Status VerifyCodes(const PageShape& shape, std::span<const uint8_t> payload) {
   size_t offset = 0;
-  for (const int sparsity : {int{shape.sparsity_k}, int{shape.sparsity_v}}) {
-    const size_t head_bytes = size_t{3} * shape.page_tokens * sparsity;
+  for (const bool value : {false, true}) {
+    const base::VectorCode code = shape.code(value);
+    const size_t head_bytes = code.block_bytes(shape.page_tokens, shape.head_dim);
     for (int head = 0; head < shape.n_kv_heads; ++head, offset += head_bytes) {
-      LEXICO_RETURN_IF_ERROR(
-          VerifyHead(shape, sparsity, payload.subspan(offset, head_bytes), offset));
+      LEXICO_RETURN_IF_ERROR(VerifyHead(shape, code, payload.subspan(offset, head_bytes), offset));
     }
   }
   return absl::OkStatus();
@@ -113,9 +168,10 @@ std::string Name(const T& value) {
 std::string Name(const PageShape& s) {
   return fmt::format(
       "(kind {}, dense_type {}, n_kv_heads {}, head_dim {}, page_tokens {}, n_tokens {}, sparsity "
-      "{}/{}, n_atoms {})",
+      "{}/{}, forms {}/{}, n_atoms {})",
       static_cast<int>(s.kind), static_cast<int>(s.dense_type), s.n_kv_heads, s.head_dim,
-      s.page_tokens, s.n_tokens, s.sparsity_k, s.sparsity_v, s.n_atoms);
+      s.page_tokens, s.n_tokens, s.sparsity_k, s.sparsity_v, FormByte(s.code(false)),
+      FormByte(s.code(true)), s.n_atoms);
 }
 
 template <typename T>
@@ -129,7 +185,8 @@ absl::Status CheckField(const char* field, const T& actual, const std::optional<
 
 size_t PageShape::payload_bytes() const {
   if (kind == PageKind::kCodes) {
-    return size_t{3} * n_kv_heads * page_tokens * (size_t{sparsity_k} + sparsity_v);
+    return n_kv_heads * (code(false).block_bytes(page_tokens, head_dim) +
+                         code(true).block_bytes(page_tokens, head_dim));
   }
   return size_t{2} * n_tokens * n_kv_heads * head_dim * DenseTypeBytes(dense_type);
 }
@@ -143,7 +200,9 @@ EncodedHeader EncodeHeader(const PageHeader& header, std::span<const uint8_t> pa
   LEXICO_CHECK_LT(header.layer, static_cast<uint32_t>(base::kLayersMax));
   base::ByteWriter out;
   out.WriteBytes(base::AsBytes({kMagic, 4}));
-  out.Write(kPageVersion);
+  const uint8_t form_k = FormByte(shape.code(false));
+  const uint8_t form_v = FormByte(shape.code(true));
+  out.Write((form_k | form_v) == 0 ? kPageVersion : kPageVersionForms);
   out.Write<uint16_t>(kPageHeaderBytes);
   out.Write(static_cast<uint32_t>(payload.size()));
   out.Write<uint32_t>(0);  // header_crc32c, below
@@ -164,6 +223,8 @@ EncodedHeader EncodeHeader(const PageHeader& header, std::span<const uint8_t> pa
   out.WriteBytes(header.key.bytes);
   out.Write(header.relative_error_k);
   out.Write(header.relative_error_v);
+  out.Write(form_k);
+  out.Write(form_v);
   out.buffer().append(kReservedBytes, '\0');
 
   EncodedHeader encoded;
@@ -197,9 +258,11 @@ absl::StatusOr<PageHeader> DecodeHeader(std::span<const uint8_t> bytes) {
     return absl::DataLossError(
         fmt::format("page header: crc32c is {:08x}, stored {:08x}", crc, stored_crc));
   }
-  if (version != kPageVersion) {
+  if (version != kPageVersion && version != kPageVersionForms) {
     return absl::FailedPreconditionError(
-        fmt::format("page has version {}, this build reads {}", version, kPageVersion));
+        fmt::format("page has version {}, this build reads {} "
+                    "and {}",
+                    version, kPageVersion, kPageVersionForms));
   }
   LEXICO_RETURN_IF_ERROR(
       CheckRange("header_bytes", header_bytes, kPageHeaderBytes, kPageHeaderBytes));
@@ -221,6 +284,14 @@ absl::StatusOr<PageHeader> DecodeHeader(std::span<const uint8_t> bytes) {
   header.key = in.Read<base::Fingerprint>();
   header.relative_error_k = in.Read<float>();
   header.relative_error_v = in.Read<float>();
+  const auto form_k = in.Read<uint8_t>();
+  const auto form_v = in.Read<uint8_t>();
+  if (((form_k | form_v) == 0) != (version == kPageVersion) || form_k > 15 || form_v > 15) {
+    return absl::DataLossError(
+        fmt::format("page header: forms are {} and {} in version {}", form_k, form_v, version));
+  }
+  shape.form_k = FormOf(form_k);
+  shape.form_v = FormOf(form_v);
   LEXICO_RETURN_IF_ERROR(CheckShape(shape));
   LEXICO_RETURN_IF_ERROR(CheckRange("payload_bytes", header.payload_bytes, shape.payload_bytes(),
                                     shape.payload_bytes()));

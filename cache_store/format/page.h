@@ -22,10 +22,14 @@
 #include "absl/status/statusor.h"
 #include "cache_store/format/page_key.h"
 #include "proto/base/hash.h"
+#include "proto/base/vector_code.h"
 
 namespace lexico::store {
 
-inline constexpr uint16_t kPageVersion = 1;  // on disk and on the wire; never reuse a value
+// On disk and on the wire; never reuse a value. A page has the first version that can say what it
+// holds.
+inline constexpr uint16_t kPageVersion = 1;
+inline constexpr uint16_t kPageVersionForms = 2;  // of codes that are not the paper's
 inline constexpr size_t kPageHeaderBytes = 128;
 static_assert(kPageHeaderBytes % 64 == 0,
               "the payload must keep 64-byte alignment for vector loads");
@@ -46,9 +50,14 @@ struct PageShape {
   uint16_t n_tokens = 0;   // page_tokens, or the window's length
   uint8_t sparsity_k = 0;  // of codes; 0 otherwise
   uint8_t sparsity_v = 0;
-  uint32_t n_atoms = 0;  // of codes; 0 otherwise
+  uint32_t n_atoms = 0;  // of codes with atoms; 0 otherwise
+  base::CodeForm form_k = {};
+  base::CodeForm form_v = {};
 
   bool operator==(const PageShape&) const = default;
+  base::VectorCode code(bool value) const {
+    return value ? base::VectorCode{sparsity_v, form_v} : base::VectorCode{sparsity_k, form_k};
+  }
   size_t payload_bytes() const;
 };
 
@@ -77,8 +86,8 @@ EncodedHeader EncodeHeader(const PageHeader& header, std::span<const uint8_t> pa
 // Steps 1 to 3 of page.md. `bytes` must begin with a header and may be longer.
 absl::StatusOr<PageHeader> DecodeHeader(std::span<const uint8_t> bytes);
 
-// Steps 4 and 5: length, checksum, atom indices, coefficients. Cost: one pass of CRC and one of
-// comparisons, several GB/s.
+// Steps 4 and 5: length, checksum, atom indices, coefficients, scales. Cost: one pass of CRC and
+// one of comparisons, several GB/s.
 absl::Status VerifyPayload(const PageHeader& header, std::span<const uint8_t> payload);
 
 // What a reader asked for. Unset fields are not compared.

@@ -51,11 +51,14 @@ absl::Status IdTaken(const std::string& id) {
 
 absl::Status CheckProfile(const v1::ModelInfo& model, const std::string& profile) {
   const auto parsed = base::ParseProfile(profile);
-  const int sparsity_max = base::SparsityMax(model.head_dim(), model.n_atoms());
-  if (parsed.ok() && base::CheckProfile(*parsed, sparsity_max).ok()) return absl::OkStatus();
+  const base::CodingModel coding{.head_dim = static_cast<int>(model.head_dim()),
+                                 .n_atoms = static_cast<int>(model.n_atoms())};
+  const absl::Status status = parsed.ok() ? base::CheckProfile(*parsed, coding) : parsed.status();
+  if (status.ok()) return status;
   return rpc::WithDetail(
-      absl::NotFoundError(fmt::format("model {} has no profile {}; allowed are {}", model.name(),
-                                      profile, base::AllowedProfiles(sparsity_max))),
+      absl::NotFoundError(fmt::format("model {} has no profile {}; allowed are {} ({})",
+                                      model.name(), profile, base::AllowedProfiles(coding),
+                                      std::string(status.message()))),
       "profile_unknown");
 }
 

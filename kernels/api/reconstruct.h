@@ -1,5 +1,6 @@
-// Dense vectors from codes: x^ = sum_j c_j d_{a_j}. For text appended to a coded session, where
-// many queries share the cost; decode steps never reconstruct (sparse_attention.h).
+// Dense vectors from codes: x^ = sum_j c_j d_{a_j}, and the residual (residual.h). For text
+// appended to a coded session, where many queries share the cost; decode steps never reconstruct
+// (sparse_attention.h).
 #pragma once
 
 #include <cstdint>
@@ -18,7 +19,7 @@ struct ReconstructArgs {
   int64_t n_pages = 0;
   int64_t page_offset = 0;  // bytes added to every page pointer
   PageLayout layout;
-  const PreparedDictionary* dictionary = nullptr;  // of K or of V
+  const PreparedDictionary* dictionary = nullptr;  // of K or of V; may be null without atoms
   bool value = false;                              // which half of the pages
 
   // Output, overwritten: token-major, so that it stands before dense rows of the same kind.

@@ -1,16 +1,19 @@
 // Decode attention of one step over coded pages, without ever forming a dense K or V.
 //
-//   score[t] = scale * sum_j coef_k[t,j] * <q, D_k[atom_k[t,j]]>
-//   out      = sum_t exp(score[t] - max) * sum_j coef_v[t,j] * D_v[atom_v[t,j]]
+//   score[t] = scale * <q, k^[t]>
+//            = scale * (sum_j coef_k[t,j] * <q, D_k[atom_k[t,j]]> + residual_scale_k[t] * <R q, l>)
+//   out      = sum_t exp(score[t] - max) * v^[t]
+//   v^[t]    = sum_j coef_v[t,j] * D_v[atom_v[t,j]] + residual_scale_v[t] * R^T l
 //
+// where a code without a residual, as the paper's, or without atoms lacks that term (residual.h).
 // The inner products <q, D_k[a]> are formed once per query head for all atoms, after which a token
 // costs `sparsity` table look-ups instead of head_dim multiplications. On the V side the weights
 // are summed per atom, z[a] += p c, and multiplied by D_v once (Lexico, arXiv 2412.08890,
-// section 3.3).
+// section 3.3); residuals are summed in the rotated space and rotated back once.
 //
 // Cost per query head: 4 * n_atoms * head_dim FLOP, and per token 2 * sparsity multiply-adds; bytes
-// read per (token, KV head): 3 * (sparsity_k + sparsity_v), against 4 * head_dim for a dense FP16
-// cache.
+// read per (token, KV head): those of the two codes, such as 3 * (sparsity_k + sparsity_v), against
+// 4 * head_dim for a dense FP16 cache.
 //
 // The dense window is another op (dense_attention.h). Both return PARTIAL softmaxes, joined by
 // merge_partials.h; a caller that forgets the merge gets unnormalised sums.
@@ -40,7 +43,7 @@ struct SparseAttentionArgs {
   const int32_t* n_pages = nullptr;
   int64_t page_offset = 0;  // bytes added to every page pointer, such as those of earlier layers
   PageLayout layout;
-  const PreparedDictionary* dictionary_k = nullptr;
+  const PreparedDictionary* dictionary_k = nullptr;  // may be null without atoms
   const PreparedDictionary* dictionary_v = nullptr;
   float scale = 0;  // usually 1/sqrt(head_dim); no default on purpose: 0 is rejected
 

@@ -9,6 +9,8 @@
 
 #include "kernels/api/elementwise.h"
 #include "kernels/api/omp_encode.h"
+#include "kernels/cpu/convert.h"
+#include "kernels/cpu/vector_code_definition.h"
 #include "proto/base/check.h"
 
 namespace lexico::kernels::bench {
@@ -115,23 +117,37 @@ std::vector<float> SparseVectors(const BenchDictionary& dictionary, int64_t n_ve
   return x;
 }
 
+namespace {
+
+// One vector of normal size, as kernels/cpu/vector_code_definition.h stores it.
+definition::CodedVector RandomVector(const VectorCode& code, int n_atoms, std::mt19937& random) {
+  std::normal_distribution<float> normal;
+  definition::CodedVector vector;
+  for (int j = 0; j < code.sparsity; ++j) {
+    const uint32_t atom = random() % static_cast<uint32_t>(n_atoms);
+    vector.atoms[j] = static_cast<uint16_t>(code.is_packed() ? atom << 4 | random() % 16 : atom);
+    vector.coefs[j] = FloatToE4m3(normal(random));
+  }
+  vector.scale = cpu::FloatToF16(normal(random) / 8);
+  vector.residual_scale = cpu::FloatToF16(normal(random) / 8);
+  for (uint8_t& byte : vector.residual) byte = static_cast<uint8_t>(random());
+  return vector;
+}
+
+}  // namespace
+
 std::vector<std::vector<uint8_t>> RandomPages(const PageLayout& layout, int64_t n_pages,
                                               int n_atoms) {
   std::mt19937 random(kSeed);
-  std::normal_distribution<float> normal;
   std::vector<std::vector<uint8_t>> pages;
   for (int64_t p = 0; p < n_pages; ++p) {
     std::vector<uint8_t>& page = pages.emplace_back(layout.payload_bytes());
     for (const bool value : {false, true}) {
-      const int sparsity = value ? layout.sparsity_v : layout.sparsity_k;
-      for (int head = 0; head < layout.n_kv_heads; ++head) {
-        uint8_t* atoms = page.data() + layout.head_offset(value, head);
-        uint8_t* coefs = atoms + layout.atoms_bytes(sparsity);
-        for (int i = 0; i < layout.page_tokens * sparsity; ++i) {
-          const uint16_t atom = static_cast<uint16_t>(random() % n_atoms);
-          std::memcpy(atoms + 2 * i, &atom, sizeof(atom));
-          coefs[i] = FloatToE4m3(normal(random));
-        }
+      const VectorCode code = layout.code(value);
+      for (int i = 0; i < layout.n_kv_heads * layout.page_tokens; ++i) {
+        definition::StoreVector(code, layout.head_dim, RandomVector(code, n_atoms, random),
+                                page.data() + layout.head_offset(value, i / layout.page_tokens),
+                                layout.page_tokens, i % layout.page_tokens);
       }
     }
   }

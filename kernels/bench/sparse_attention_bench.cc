@@ -14,7 +14,8 @@ namespace {
 // One decode step of a model with 8 query heads and 2 KV heads of 128 (the embedded model's
 // attention), over the pages and dictionaries of all its layers, so that both come from memory as
 // they do in a real step and not from a cache warmed by the previous call.
-void Measure(Bench& bench, const BenchDictionary& dictionary, int64_t n_tokens, int sparsity) {
+void Measure(Bench& bench, const BenchDictionary& dictionary, int64_t n_tokens,
+             const VectorCode& code) {
   constexpr int kLayers = 8;
   constexpr int kHeads = 8;
   const int head_dim = dictionary.head_dim;
@@ -22,8 +23,10 @@ void Measure(Bench& bench, const BenchDictionary& dictionary, int64_t n_tokens, 
   const PageLayout layout{.n_kv_heads = 2,
                           .head_dim = head_dim,
                           .page_tokens = 32,
-                          .sparsity_k = sparsity,
-                          .sparsity_v = sparsity};
+                          .sparsity_k = code.sparsity,
+                          .sparsity_v = code.sparsity,
+                          .form_k = code.form,
+                          .form_v = code.form};
   const int64_t n_pages = n_tokens / layout.page_tokens;
   const auto pages = RandomPages(layout, n_pages * kLayers, n_atoms);
   std::vector<const uint8_t*> pointers;
@@ -52,13 +55,19 @@ void Measure(Bench& bench, const BenchDictionary& dictionary, int64_t n_tokens, 
   args.sum_exp = MutableTensorView(sum_exp.data(), {1, kHeads});
 
   Case work;
-  work.shape = fmt::format("{} layers, {} tokens, n_atoms {}, sparsity {}, heads 8/2 of {}",
-                           kLayers, n_tokens, n_atoms, sparsity, head_dim);
+  work.shape = fmt::format(
+      "{} layers, {} tokens, n_atoms {}, sparsity {}, {} bits, residual {}, heads 8/2 of {}",
+      kLayers, n_tokens, n_atoms, code.sparsity, code.form.coefficient_bits,
+      code.form.residual_bits, head_dim);
   work.item_name = "tokens";
   work.items = static_cast<double>(n_tokens);
   work.bytes = static_cast<double>(kLayers) *
-               (n_pages * layout.payload_bytes() + 2.0 * n_atoms * head_dim * sizeof(uint16_t));
-  work.flops = kLayers * kHeads * (4.0 * n_atoms * head_dim + 4.0 * n_tokens * sparsity);
+               (n_pages * layout.payload_bytes() +
+                (code.sparsity > 0 ? 2.0 * n_atoms * head_dim * sizeof(uint16_t) : 0));
+  // A residual, if it were read as it is used: a multiply-add a number of K, and of V.
+  const double token_flops = 4.0 * code.sparsity + (code.has_residual() ? 4.0 * head_dim : 0);
+  const double product_flops = code.sparsity > 0 ? 4.0 * n_atoms * head_dim : 0;
+  work.flops = kLayers * kHeads * (product_flops + n_tokens * token_flops);
   Result& result = bench.Measure("sparse_attention", work, [&] {
     for (int layer = 0; layer < kLayers; ++layer) {
       args.pages = pointers.data() + layer * n_pages;
@@ -77,9 +86,14 @@ void Measure(Bench& bench, const BenchDictionary& dictionary, int64_t n_tokens, 
 void SparseAttentionSuite(Bench& bench) {
   for (const int n_atoms : {1024, 4096}) {
     const BenchDictionary dictionary = LoadBenchDictionary(n_atoms, bench.stream());
-    for (const int sparsity : {8, 16}) Measure(bench, dictionary, 16384, sparsity);
+    for (const int sparsity : {8, 16}) Measure(bench, dictionary, 16384, {sparsity, {}});
   }
-  Measure(bench, LoadBenchDictionary(4096, bench.stream()), 1024, 16);
+  const BenchDictionary dictionary = LoadBenchDictionary(4096, bench.stream());
+  Measure(bench, dictionary, 1024, {16, {}});
+  for (const VectorCode& code :
+       {VectorCode{16, {4, 0}}, {0, {8, 1}}, {4, {4, 1}}, {0, {8, 2}}, {2, {4, 2}}, {0, {8, 3}}}) {
+    Measure(bench, dictionary, 16384, code);
+  }
 }
 
 }  // namespace lexico::kernels::bench

@@ -79,6 +79,9 @@ struct Block {
   int64_t Finish(int i, Pursuit& pursuit) const {
     pursuit.Finish(args.atoms.as_mutable<uint16_t>() + (begin + i) * args.sparsity,
                    args.coefs.as_mutable<uint8_t>() + (begin + i) * args.sparsity,
+                   args.coefficients.data == nullptr
+                       ? nullptr
+                       : args.coefficients.as_mutable<float>() + (begin + i) * args.sparsity,
                    args.rel_error.as_mutable<float>() + begin + i);
     return pursuit.finite() ? 0 : 1;
   }

@@ -88,6 +88,10 @@ void EncodeOne(const OmpEncodeArgs& args, int64_t i) {
   float& rel_error = args.rel_error.as_mutable<float>()[i];
   std::fill_n(atoms, sparsity, uint16_t{0});
   std::fill_n(coefs, sparsity, uint8_t{0});
+  float* coefficients = args.coefficients.data == nullptr
+                            ? nullptr
+                            : args.coefficients.as_mutable<float>() + i * sparsity;
+  if (coefficients != nullptr) std::fill_n(coefficients, sparsity, 0.0f);
 
   const Vector exact = Widen(x, head_dim);
   const double norm = std::sqrt(Dot(exact, exact));
@@ -104,7 +108,9 @@ void EncodeOne(const OmpEncodeArgs& args, int64_t i) {
   const cpu::Dictionary& dictionary = cpu::AsCpu(*args.dictionary);
   for (size_t j = 0; j < pursuit.picks.size(); ++j) {
     atoms[j] = static_cast<uint16_t>(pursuit.picks[j].atom);
-    coefs[j] = FloatToE4m3(static_cast<float>(pursuit.coefficients[j]));
+    const auto coefficient = static_cast<float>(pursuit.coefficients[j]);
+    if (coefficients != nullptr) coefficients[j] = coefficient;
+    coefs[j] = FloatToE4m3(coefficient);
     AddScaled(rest, -E4m3ToFloat(coefs[j]), Widen(dictionary.row(atoms[j]), head_dim));
   }
   rel_error = static_cast<float>(std::sqrt(Dot(rest, rest)) / norm);

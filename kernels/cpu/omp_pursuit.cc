@@ -296,15 +296,18 @@ bool Pursuit::Add(int atom) {
   return true;
 }
 
-void Pursuit::Finish(uint16_t* atoms, uint8_t* coefs, float* rel_error) {
+void Pursuit::Finish(uint16_t* atoms, uint8_t* coefs, float* coefficients, float* rel_error) {
   std::fill_n(atoms, sparsity_, uint16_t{0});
   std::fill_n(coefs, sparsity_, uint8_t{0});
+  if (coefficients != nullptr) std::fill_n(coefficients, sparsity_, 0.0f);
   *rel_error = finite_ ? 0 : std::numeric_limits<float>::quiet_NaN();
   if (!finite_ || norm_ == 0) return;
   std::array<float, base::kSparsityMax> negative;
   for (int j = 0; j < n_atoms_; ++j) {
     atoms[j] = atoms_[j];
-    coefs[j] = FloatToE4m3(static_cast<float>(coefficients_[j] * norm_));
+    const auto coefficient = static_cast<float>(coefficients_[j] * norm_);
+    if (coefficients != nullptr) coefficients[j] = coefficient;
+    coefs[j] = FloatToE4m3(coefficient);
     negative[j] = static_cast<float>(-E4m3ToFloat(coefs[j]) / norm_);
   }
   *rel_error = HWY_DYNAMIC_DISPATCH(Combine)(dictionary_, x_.data(), atoms_.data(), negative.data(),

@@ -54,8 +54,9 @@ class Pursuit {
   void Look(const Scores& scores);
   void Choose(const Scores& scores);
 
-  // Writes the code [sparsity] and the relative error of the stored coefficients.
-  void Finish(uint16_t* atoms, uint8_t* coefs, float* rel_error);
+  // Writes the code [sparsity], its coefficients before rounding unless that is null, and the
+  // relative error of the stored ones.
+  void Finish(uint16_t* atoms, uint8_t* coefs, float* coefficients, float* rel_error);
 
  private:
   // Takes the best candidate that can be added; false if that is not known to be the best atom.

@@ -5,9 +5,9 @@
 #include <limits>
 #include <vector>
 
-#include "kernels/api/omp_encode.h"
 #include "kernels/cpu/code_view.h"
 #include "kernels/cpu/dictionary.h"
+#include "kernels/cpu/vector_code_definition.h"
 
 namespace lexico::kernels::definition {
 namespace {
@@ -51,9 +51,9 @@ class Head {
       const double p = std::exp(scores[t].value - max_score);
       const double p_magnitude = p * (1 + scores[t].magnitude + max_magnitude);
       sum_exp.Add(p, p_magnitude);
+      const DecodedVector value = Value(tokens_[t]);
       for (int i = 0; i < head_dim_; ++i) {
-        const Sum v = Value(tokens_[t], i);
-        out[i].Add(p * v.value, p_magnitude * v.magnitude);
+        out[i].Add(p * value.x[i], p_magnitude * value.magnitude[i]);
       }
     }
     args_.max_score.as_mutable<float>()[row] = static_cast<float>(max_score);
@@ -73,36 +73,26 @@ class Head {
     int t;
   };
 
-  // scale * sum_j coef_k[t,j] * <q, D_k[atom_k[t,j]]>
+  static const cpu::Dictionary* DictionaryOf(const PreparedDictionary* dictionary) {
+    return dictionary == nullptr ? nullptr : &cpu::AsCpu(*dictionary);
+  }
+
+  // scale * <q, k^[t]>
   Sum Score(const Token& token) const {
-    const cpu::Dictionary& dictionary = cpu::AsCpu(*args_.dictionary_k);
-    const int sparsity = args_.layout.sparsity_k;
-    const cpu::CodeView codes = cpu::CodesOf(token.page, args_.layout, false, kv_head_);
+    const DecodedVector key = DecodeVector(args_.layout, false, kv_head_, token.t, token.page,
+                                           DictionaryOf(args_.dictionary_k));
     Sum score;
-    for (int j = token.t * sparsity; j < (token.t + 1) * sparsity; ++j) {
-      Sum dot;
-      for (int i = 0; i < head_dim_; ++i) {
-        const double term = static_cast<double>(q_[i]) * dictionary.row(codes.atoms[j])[i];
-        dot.Add(term, std::abs(term));
-      }
-      const double factor = static_cast<double>(args_.scale) * E4m3ToFloat(codes.coefs[j]);
-      score.Add(factor * dot.value, std::abs(factor) * dot.magnitude);
+    for (int i = 0; i < head_dim_; ++i) {
+      const double factor = static_cast<double>(args_.scale) * q_[i];
+      score.Add(factor * key.x[i], std::abs(factor) * key.magnitude[i]);
     }
     return score;
   }
 
-  // sum_j coef_v[t,j] * D_v[atom_v[t,j]][i]
-  Sum Value(const Token& token, int i) const {
-    const cpu::Dictionary& dictionary = cpu::AsCpu(*args_.dictionary_v);
-    const int sparsity = args_.layout.sparsity_v;
-    const cpu::CodeView codes = cpu::CodesOf(token.page, args_.layout, true, kv_head_);
-    Sum value;
-    for (int j = token.t * sparsity; j < (token.t + 1) * sparsity; ++j) {
-      const double term =
-          static_cast<double>(E4m3ToFloat(codes.coefs[j])) * dictionary.row(codes.atoms[j])[i];
-      value.Add(term, std::abs(term));
-    }
-    return value;
+  // v^[t]
+  DecodedVector Value(const Token& token) const {
+    return DecodeVector(args_.layout, true, kv_head_, token.t, token.page,
+                        DictionaryOf(args_.dictionary_v));
   }
 
   const SparseAttentionArgs& args_;

@@ -7,11 +7,12 @@
 namespace lexico::kernels::definition {
 
 // How far rounding may move each output, as a magnitude to be multiplied by a small number of
-// epsilons. With S[t] = scale * sum_j |coef| * sum_i |q_i D_i|, the terms of a score:
+// epsilons. With S[t] = scale * sum_i |q_i| m_i, m the magnitude of k^[t]
+// (vector_code_definition.h), which are the terms of a score:
 //   max_score  max_t S[t]
 //   sum_exp    sum_t p[t] * (1 + S[t] + max S): an error of u in a score is a factor exp(u) in its
 //              weight, and the maximum's error is in all of them
-//   out        sum_t p[t] * (1 + S[t] + max S) * sum_j |coef_v D_v|
+//   out        sum_t p[t] * (1 + S[t] + max S) * the magnitude of v^[t]
 struct SparseAttentionMagnitudes {
   MutableTensorView out;        // [n_seqs, n_heads, head_dim]   F32
   MutableTensorView max_score;  // [n_seqs, n_heads]             F32

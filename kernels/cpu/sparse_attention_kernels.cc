@@ -5,8 +5,6 @@
 #include <limits>
 
 #include "kernels/cpu/code_view.h"
-#include "kernels/cpu/e4m3.h"
-#include "proto/base/limits.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/sparse_attention_kernels.cc"
@@ -15,7 +13,7 @@
 //
 #include <hwy/contrib/math/math-inl.h>
 
-#include "kernels/cpu/e4m3-inl.h"
+#include "kernels/cpu/codes-inl.h"
 #include "kernels/cpu/panel_tile-inl.h"
 
 // Scores are padded to whole blocks of 16 floats, which hold a whole number of tokens and a whole
@@ -80,7 +78,7 @@ struct Entry {
   static constexpr size_t kVectors = kGroup / kLanes;
 };
 
-// scores[u, g] for kTokens tokens whose codes lie one after another.
+// scores[u, g] for kTokens tokens whose codes lie one after another, of scale 1.
 template <int kGroup, int kTokens>
 HWY_INLINE void ScoreTokens(const uint16_t* HWY_RESTRICT atoms, const float* HWY_RESTRICT c,
                             int sparsity, const float* HWY_RESTRICT table,
@@ -108,23 +106,32 @@ HWY_INLINE void ScoreTokens(const uint16_t* HWY_RESTRICT atoms, const float* HWY
   }
 }
 
+template <int kGroup, int kTokens>
+HWY_INLINE void ScoreAtoms(PageAtoms<kTokensTogether>& atoms, int t, int sparsity,
+                           const float* HWY_RESTRICT table, float* HWY_RESTRICT scores) {
+  atoms.Read(t, kTokens);
+  ScoreTokens<kGroup, kTokens>(atoms.atoms(), atoms.numbers(), sparsity, table, scores);
+  if (!atoms.has_scales()) return;
+  for (int u = 0; u < kTokens; ++u) {
+    for (int g = 0; g < kGroup; ++g) scores[u * kGroup + g] *= atoms.scale(t + u);
+  }
+}
+
 template <int kGroup>
 void ScorePagesOf(const PageList& pages, int64_t n_pages, const PageLayout& layout, int kv_head,
                   const float* table, float* scores) {
-  const int sparsity = layout.sparsity_k;
-  float c[kTokensTogether * base::kSparsityMax];
+  const VectorCode code = layout.code(false);
   for (int64_t p = 0; p < n_pages; ++p) {
     if (p + 1 < n_pages) PrefetchCodes(pages[p + 1], layout, false, kv_head);
-    const CodeView codes = CodesOf(pages[p], layout, false, kv_head);
+    PageAtoms<kTokensTogether> atoms(CodesOf(pages[p], layout, false, kv_head), code,
+                                     layout.page_tokens);
     int t = 0;
     for (; t + kTokensTogether <= layout.page_tokens; t += kTokensTogether) {
-      DecodeE4m3(codes.coefs + t * sparsity, kTokensTogether * sparsity, c);
-      ScoreTokens<kGroup, kTokensTogether>(codes.atoms + t * sparsity, c, sparsity, table, scores);
+      ScoreAtoms<kGroup, kTokensTogether>(atoms, t, code.sparsity, table, scores);
       scores += kTokensTogether * kGroup;
     }
     for (; t < layout.page_tokens; ++t) {
-      DecodeE4m3(codes.coefs + t * sparsity, sparsity, c);
-      ScoreTokens<kGroup, 1>(codes.atoms + t * sparsity, c, sparsity, table, scores);
+      ScoreAtoms<kGroup, 1>(atoms, t, code.sparsity, table, scores);
       scores += kGroup;
     }
   }
@@ -135,18 +142,24 @@ void AddWeightsOf(const PageList& pages, int64_t n_pages, const PageLayout& layo
                   const float* HWY_RESTRICT p, float* HWY_RESTRICT weights) {
   using E = Entry<kGroup>;
   const typename E::Tag d;
-  const int sparsity = layout.sparsity_v;
-  float c[base::kSparsityMax];
+  const VectorCode code = layout.code(true);
   for (int64_t page = 0; page < n_pages; ++page) {
     if (page + 1 < n_pages) PrefetchCodes(pages[page + 1], layout, true, kv_head);
-    CodeView codes = CodesOf(pages[page], layout, true, kv_head);
+    PageAtoms<1> atoms(CodesOf(pages[page], layout, true, kv_head), code, layout.page_tokens);
     for (int t = 0; t < layout.page_tokens; ++t) {
-      DecodeE4m3(codes.coefs, sparsity, c);
+      atoms.Read(t, 1);
+      const uint16_t* HWY_RESTRICT indices = atoms.atoms();
+      const float* HWY_RESTRICT c = atoms.numbers();
       hn::Vec<typename E::Tag> probability[E::kVectors];
 #pragma GCC unroll 4
       for (size_t v = 0; v < E::kVectors; ++v) probability[v] = hn::LoadU(d, p + v * E::kLanes);
-      for (int j = 0; j < sparsity; ++j) {
-        float* entry = weights + size_t{codes.atoms[j]} * kGroup;
+      if (atoms.has_scales()) {
+        const auto scale = hn::Set(d, atoms.scale(t));
+#pragma GCC unroll 4
+        for (size_t v = 0; v < E::kVectors; ++v) probability[v] = hn::Mul(probability[v], scale);
+      }
+      for (int j = 0; j < code.sparsity; ++j) {
+        float* entry = weights + size_t{indices[j]} * kGroup;
         const auto factor = hn::Set(d, c[j]);
 #pragma GCC unroll 4
         for (size_t v = 0; v < E::kVectors; ++v) {
@@ -154,8 +167,6 @@ void AddWeightsOf(const PageList& pages, int64_t n_pages, const PageLayout& layo
           hn::StoreU(hn::MulAdd(factor, probability[v], sum), d, entry + v * E::kLanes);
         }
       }
-      codes.atoms += sparsity;
-      codes.coefs += sparsity;
       p += kGroup;
     }
   }

@@ -26,8 +26,9 @@ inline constexpr int kGroupLanesMax = 16;
 void FillTable(const AttentionAtoms& dictionary, const float* q, int lanes, int panel_begin,
                int panel_end, float* table);
 
-// The scores of n_pages whole pages of one KV head. `scores` has room for
-// ScoreFloats(tokens, lanes) floats; places past the last token become -infinity.
+// What atoms give the scores of n_pages whole pages of one KV head; 0 where there are none.
+// `scores` has room for ScoreFloats(tokens, lanes) floats; places past the last token become
+// -infinity.
 void ScorePages(const PageList& pages, int64_t n_pages, const PageLayout& layout, int kv_head,
                 const float* table, int lanes, float* scores);
 size_t ScoreFloats(int64_t n_tokens, int lanes);

@@ -2,19 +2,13 @@
 
 #include "kernels/cpu/reconstruct.h"
 #include "kernels/cuda/reconstruct.h"
+#include "kernels/ops/check_codes.h"
 
 namespace lexico::kernels {
 
 void Reconstruct(const ReconstructArgs& args, const Stream& stream) {
-  LEXICO_CHECK(args.dictionary != nullptr);
-  LEXICO_CHECK(!args.layout.is_dense());
+  CheckCodes(args.layout, args.value, args.dictionary, stream);
   LEXICO_CHECK_GE(args.n_pages, 0);
-  LEXICO_CHECK_GE(args.layout.page_tokens, 1);
-  LEXICO_CHECK_EQ(args.layout.page_tokens % 2, 0);
-  LEXICO_CHECK_GE(args.layout.n_kv_heads, 1);
-  LEXICO_CHECK_GE(args.layout.sparsity_k, 1);
-  LEXICO_CHECK_GE(args.layout.sparsity_v, 1);
-  LEXICO_CHECK_EQ(args.layout.head_dim, args.dictionary->head_dim());
   LEXICO_CHECK_EQ(args.out.rank, 3);
   LEXICO_CHECK_EQ(args.out.dim(0), args.n_pages * args.layout.page_tokens);
   LEXICO_CHECK_EQ(args.out.dim(1), args.layout.n_kv_heads);

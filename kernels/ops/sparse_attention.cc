@@ -2,6 +2,7 @@
 
 #include "kernels/cpu/sparse_attention.h"
 #include "kernels/cuda/sparse_attention.h"
+#include "kernels/ops/check_codes.h"
 
 namespace lexico::kernels {
 namespace {
@@ -16,25 +17,17 @@ void CheckPerHead(const TensorView& view, int64_t n_seqs, int64_t n_heads) {
 }  // namespace
 
 void SparseAttention(const SparseAttentionArgs& args, const Stream& stream) {
-  LEXICO_CHECK(args.dictionary_k != nullptr);
-  LEXICO_CHECK(args.dictionary_v != nullptr);
   LEXICO_CHECK_EQ(args.q.rank, 3);
   const int64_t n_seqs = args.q.dim(0);
   const int64_t n_heads = args.q.dim(1);
   const int64_t head_dim = args.q.dim(2);
   LEXICO_CHECK_EQ(static_cast<int>(args.q.dtype), static_cast<int>(DType::kF32));
   LEXICO_CHECK_GT(args.scale, 0.0f);
-  LEXICO_CHECK(!args.layout.is_dense());
-  LEXICO_CHECK_GE(args.layout.sparsity_k, 1);
-  LEXICO_CHECK_GE(args.layout.sparsity_v, 1);
-  LEXICO_CHECK_GE(args.layout.page_tokens, 1);
-  LEXICO_CHECK_EQ(args.layout.page_tokens % 2, 0);
-  LEXICO_CHECK_GE(args.layout.n_kv_heads, 1);
+  CheckCodes(args.layout, false, args.dictionary_k, stream);
+  CheckCodes(args.layout, true, args.dictionary_v, stream);
   LEXICO_CHECK_EQ(n_heads % args.layout.n_kv_heads, 0);
   LEXICO_CHECK_GE(n_heads, args.layout.n_kv_heads);
   LEXICO_CHECK_EQ(args.layout.head_dim, head_dim);
-  LEXICO_CHECK_EQ(args.dictionary_k->head_dim(), head_dim);
-  LEXICO_CHECK_EQ(args.dictionary_v->head_dim(), head_dim);
   LEXICO_CHECK_EQ(args.out.rank, 3);
   LEXICO_CHECK_EQ(args.out.dim(0), n_seqs);
   LEXICO_CHECK_EQ(args.out.dim(1), n_heads);

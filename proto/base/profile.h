@@ -2,7 +2,16 @@
 //
 //   dense      sealed pages keep the vectors themselves in the model's cache type
 //   paper-sN   OMP with N atoms a vector (K and V alike) and FP8 coefficients, as in arXiv
-//              2412.08890; 1 <= N <= SparsityMax of the model
+//              2412.08890
+//   kvCODE     both coded as CODE; kCODE-vCODE: each as its own
+//
+//   CODE = N ["f8"] ["r"B] ["u"]
+//     N   atoms a vector, 0 to the model's SparsityMax
+//     f8  coefficients are FP8; otherwise 4 bits with a scale a vector
+//     rB  a rotated residual of B = 1, 2 or 3 bits a number
+//     u   the scales are unbiased (kernels/api/quantize_codes.h)
+//
+// Such as kv4r1, kv2r2u, k2r2u-v4r1, kv16u: docs/adr/0015-profile-family.md.
 //
 // Every profile keeps the newest kWindowTokens tokens exact and seals kPageTokens at a time.
 //
@@ -16,6 +25,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "proto/base/vector_code.h"
 
 namespace lexico::base {
 
@@ -25,28 +35,38 @@ inline constexpr std::string_view kDefaultProfile = "paper-s16";
 
 struct Profile {
   std::string name;
-  int sparsity_k = 0;  // 0 and 0: dense
-  int sparsity_v = 0;
+  VectorCode k;  // both empty: dense
+  VectorCode v;
 
-  bool is_dense() const { return sparsity_k == 0; }
+  bool is_dense() const { return k.is_empty(); }
+  bool is_paper() const { return k.is_paper() && v.is_paper(); }
+  bool has_atoms() const { return k.sparsity > 0 || v.sparsity > 0; }
   bool operator==(const Profile&) const = default;
 };
 
-// `name` empty: the default. NotFound names the known forms and, where there is one, the nearest.
+// `name` empty: the default. NotFound names the known forms and, where there is one, the nearest,
+// or the one spelling of what was meant: a profile's name is part of page keys.
 absl::StatusOr<Profile> ParseProfile(std::string_view name);
 
+// What profiles depend on.
+struct CodingModel {
+  int head_dim = 0;
+  int n_atoms = 0;          // 0: no dictionaries
+  bool paper_only = false;  // a device whose kernels have dense pages and the paper's codes only
+};
+
 // The most atoms a vector of a model can have: min(limits.h kSparsityMax, head_dim), and 0 where
-// the model has no dictionaries (`n_atoms` 0).
-int SparsityMax(int head_dim, int n_atoms);
+// the model has no dictionaries.
+int SparsityMax(const CodingModel& model);
 
-// For messages: "dense and paper-s1 to paper-s32", or "dense" alone.
-std::string AllowedProfiles(int sparsity_max);
+// For messages: "dense, paper-s1 to paper-s32, and ...", or "dense" alone.
+std::string AllowedProfiles(const CodingModel& model);
 
-// FailedPrecondition for a profile of more atoms, with the allowed ones.
-absl::Status CheckProfile(const Profile& profile, int sparsity_max);
+// FailedPrecondition, with the remedy, for a profile that the model or its device does not have.
+absl::Status CheckProfile(const Profile& profile, const CodingModel& model);
 
 // What a model is announced with, the default first (paper-s16; dense where that does not fit):
-// dense and some sparsities that fit. Those between can be asked for by name as well.
-std::vector<std::string> ListedProfiles(int sparsity_max);
+// dense, some sparsities that fit and some of the family. Others can be asked for by name as well.
+std::vector<std::string> ListedProfiles(const CodingModel& model);
 
 }  // namespace lexico::base

@@ -28,6 +28,14 @@ PageShape CodeShape() {
           .n_atoms = 64};
 }
 
+PageShape FamilyShape() {
+  PageShape shape = CodeShape();
+  shape.sparsity_v = 0;
+  shape.form_k = {.coefficient_bits = 4, .residual_bits = 2, .unbiased = true};
+  shape.form_v = {.coefficient_bits = 8, .residual_bits = 3};
+  return shape;
+}
+
 std::string TestPage::bytes() const {
   std::string out(reinterpret_cast<const char*>(encoded.data()), encoded.size());
   out.append(reinterpret_cast<const char*>(payload.data()), payload.size());
@@ -40,16 +48,18 @@ TestPage MakePage(const PageKey& key, const PageShape& shape) {
   uint32_t state = key.bytes[0] | key.bytes[1] << 8 | key.bytes[2] << 16;
   const auto next = [&] { return state = state * 1664525u + 1013904223u; };
   if (shape.kind == PageKind::kCodes) {
+    // Bytes below 0x7c are no NaN and no infinity of any type.
+    for (uint8_t& byte : page.payload) byte = static_cast<uint8_t>((next() >> 8) % 0x7c);
     uint8_t* out = page.payload.data();
-    for (const int sparsity : {int{shape.sparsity_k}, int{shape.sparsity_v}}) {
+    for (const bool value : {false, true}) {
+      const base::VectorCode code = shape.code(value);
       for (int head = 0; head < shape.n_kv_heads; ++head) {
-        const int n = shape.page_tokens * sparsity;
-        for (int i = 0; i < n; ++i) {
-          const auto atom = static_cast<uint16_t>((next() >> 8) % shape.n_atoms);
+        for (int i = 0; i < shape.page_tokens * code.sparsity; ++i) {
+          auto atom = static_cast<uint16_t>((next() >> 8) % shape.n_atoms);
+          if (code.is_packed()) atom = static_cast<uint16_t>(atom << 4 | i % 16);
           std::memcpy(out + 2 * i, &atom, 2);
-          out[2 * n + i] = static_cast<uint8_t>((next() >> 8) % 0x7f);
         }
-        out += 3 * n;
+        out += code.block_bytes(shape.page_tokens, shape.head_dim);
       }
     }
   } else {

@@ -17,6 +17,8 @@ base::Fingerprint FingerprintOf(std::string_view text);
 
 // 2 KV heads, pages of 4 tokens, sparsity 3 and 2, 64 atoms: 120 payload bytes.
 PageShape CodeShape();
+// 3 packed atoms and 2 unbiased bits for keys, 3 bits for values: version 2.
+PageShape FamilyShape();
 
 struct TestPage {
   PageHeader header;

@@ -136,8 +136,77 @@ TEST(PageCorruptionTest, NanCoefficientIsRejectedEvenWithValidChecksum) {
 }
 
 TEST(PageCorruptionTest, NewerVersionIsFailedPreconditionNotDataLoss) {
-  EXPECT_EQ(Decode(WithHeader(SamplePage(), 4, std::string("\x02\x00", 2))),
+  EXPECT_EQ(Decode(WithHeader(SamplePage(), 4, std::string("\x03\x00", 2))),
             StatusCode::kFailedPrecondition);
+}
+
+TEST(PageCorruptionTest, AVersionAndFormsThatDoNotAgreeAreDataLoss) {
+  // The paper's code is version 1, others are version 2.
+  EXPECT_EQ(Decode(WithHeader(SamplePage(), 4, std::string("\x02\x00", 2))), StatusCode::kDataLoss);
+  EXPECT_EQ(Decode(WithHeader(SamplePage(), 104, std::string("\x08", 1))), StatusCode::kDataLoss);
+  const std::string family = MakePage(KeyOf(1), FamilyShape()).bytes();
+  EXPECT_EQ(Decode(family), StatusCode::kOk);
+  EXPECT_EQ(family[4], 2);
+  EXPECT_EQ(Decode(WithHeader(family, 4, std::string("\x01\x00", 2))), StatusCode::kDataLoss);
+  for (const char* forms : {"\x10", "\xff"}) {
+    EXPECT_EQ(Decode(WithHeader(family, 104, std::string(forms, 1))), StatusCode::kDataLoss);
+  }
+}
+
+TEST(PageCorruptionTest, ScalesAndPackedAtomsAreVerifiedEvenWithValidChecksum) {
+  const PageShape shape = FamilyShape();
+  const std::string family = MakePage(KeyOf(1), shape).bytes();
+  const base::VectorCode k = shape.code(false);
+  const auto expect_refused = [&](size_t offset, const std::string& bytes, const char* why) {
+    const auto page = Exact(WithPayload(family, offset, bytes));
+    const auto status = DecodePage(page).status();
+    EXPECT_EQ(status.code(), StatusCode::kDataLoss);
+    EXPECT_NE(status.message().find(why), std::string::npos) << status;
+  };
+  expect_refused(2, std::string("\x00\x04", 2), "atom index 64");
+  expect_refused(k.scales_at(4) + 2, std::string("\x00\x7c", 2),
+                 "a scale in the block at offset 0 is not finite");
+  expect_refused(k.residual_scales_at(4) + 6, std::string("\x01\xfe", 2),
+                 "a residual scale in the block at offset 0 is not finite");
+  // Any bits of a residual are levels.
+  EXPECT_EQ(Decode(WithPayload(family, k.residual_at(4), std::string("\xff\x00", 2))),
+            StatusCode::kOk);
+}
+
+TEST(PageTest, AMemberOfTheFamilyTakesTheBytesOfItsCodesAndIsRefusedAsAnother) {
+  const TestPage page = MakePage(KeyOf(1), FamilyShape());
+  // 2 heads of 4 tokens: 3 atoms, 2 scales and 2 bits of 16 numbers; 3 bits and a scale.
+  EXPECT_EQ(page.payload.size(), 2u * 4 * ((6 + 2 + 2 + 4) + (6 + 2)));
+  const auto bytes = Exact(page.bytes());
+  const auto view = DecodePage(bytes);
+  ASSERT_TRUE(view.ok()) << view.status();
+  EXPECT_EQ(view->header.shape, FamilyShape());
+  ExpectedPage expected{.key = KeyOf(1), .shape = FamilyShape()};
+  EXPECT_TRUE(DecodePage(bytes, &expected).ok());
+  expected.shape->form_k.unbiased = !expected.shape->form_k.unbiased;
+  EXPECT_EQ(DecodePage(bytes, &expected).status().code(), StatusCode::kFailedPrecondition);
+}
+
+TEST(PageTest, FormsThatAreNoCodesAreRefused) {
+  const TestPage page = MakePage(KeyOf(1), FamilyShape());
+  const auto refused = [&](PageShape shape) {
+    TestPage other = page;
+    other.header.shape = shape;
+    other.payload.assign(shape.payload_bytes(), 0);
+    EXPECT_DEATH(EncodeHeader(other.header, other.payload), "form|n_atoms|sparsity");
+  };
+  PageShape shape = FamilyShape();
+  shape.form_v.coefficient_bits = 4;  // without atoms
+  refused(shape);
+  shape = FamilyShape();
+  shape.head_dim = 12;  // cannot be rotated
+  refused(shape);
+  shape = FamilyShape();
+  shape.n_atoms = 8192;  // beyond 12 bits
+  refused(shape);
+  shape = FamilyShape();
+  shape.form_v.residual_bits = 0;  // nothing at all
+  refused(shape);
 }
 
 TEST(PageCorruptionTest, FieldsOutsideTheirRangeAreRejectedEvenWithValidChecksum) {

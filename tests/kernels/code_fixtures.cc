@@ -1,10 +1,11 @@
 #include "tests/kernels/code_fixtures.h"
 
 #include <cmath>
-#include <cstring>
 
 #include "kernels/api/elementwise.h"
 #include "kernels/api/omp_encode.h"
+#include "kernels/cpu/convert.h"
+#include "kernels/cpu/vector_code_definition.h"
 #include "proto/base/check.h"
 
 namespace lexico::tests {
@@ -55,30 +56,45 @@ std::shared_ptr<const PreparedDictionary> RandomDictionary(int n_atoms, int head
   return *prepared;
 }
 
-CodedPages::CodedPages(const PageLayout& layout, int64_t n_pages, int n_atoms, std::mt19937& random)
-    : layout_(layout) {
+namespace {
+
+// Of normal size; now and then an atom repeats, or a place is unused.
+kernels::definition::CodedVector RandomVector(const kernels::VectorCode& code, int n_atoms,
+                                              std::mt19937& random) {
   std::uniform_int_distribution<int> atom(0, n_atoms - 1);
   std::normal_distribution<float> coefficient;
+  kernels::definition::CodedVector vector;
+  for (int j = 0; j < code.sparsity; ++j) {
+    const uint32_t kind = random() % 16;
+    const bool unused = kind == 1;
+    const bool repeats = kind == 0 && j > 0;
+    const auto index = static_cast<uint16_t>(unused ? 0 : atom(random));
+    if (code.is_packed()) {
+      vector.atoms[j] = repeats ? vector.atoms[j - 1]
+                                : static_cast<uint16_t>(index << 4 | (unused ? 0 : random() % 16));
+    } else {
+      vector.atoms[j] = repeats ? vector.atoms[j - 1] : index;
+      vector.coefs[j] = unused ? uint8_t{0} : kernels::FloatToE4m3(coefficient(random));
+    }
+  }
+  if (code.is_packed()) vector.scale = kernels::cpu::FloatToF16(coefficient(random) / 4);
+  if (code.has_residual()) vector.residual_scale = kernels::cpu::FloatToF16(coefficient(random));
+  for (uint8_t& byte : vector.residual) byte = static_cast<uint8_t>(random());
+  return vector;
+}
+
+}  // namespace
+
+CodedPages::CodedPages(const PageLayout& layout, int64_t n_pages, int n_atoms, std::mt19937& random)
+    : layout_(layout) {
   for (int64_t p = 0; p < n_pages; ++p) {
     std::vector<uint8_t>& page = bytes_.emplace_back(layout.payload_bytes());
     for (const bool value : {false, true}) {
-      const int sparsity = value ? layout.sparsity_v : layout.sparsity_k;
-      for (int head = 0; head < layout.n_kv_heads; ++head) {
-        uint8_t* atoms = page.data() + layout.head_offset(value, head);
-        uint8_t* coefs = atoms + layout.atoms_bytes(sparsity);
-        uint16_t previous = 0;
-        for (int i = 0; i < layout.page_tokens * sparsity; ++i) {
-          const uint32_t kind = random() % 16;
-          uint16_t index = kind == 0 ? previous : static_cast<uint16_t>(atom(random));
-          uint8_t coef = kernels::FloatToE4m3(coefficient(random));
-          if (kind == 1) {
-            index = 0;
-            coef = 0;
-          }
-          std::memcpy(atoms + 2 * i, &index, 2);
-          coefs[i] = coef;
-          previous = index;
-        }
+      const kernels::VectorCode code = layout.code(value);
+      for (int i = 0; i < layout.n_kv_heads * layout.page_tokens; ++i) {
+        uint8_t* block = page.data() + layout.head_offset(value, i / layout.page_tokens);
+        kernels::definition::StoreVector(code, layout.head_dim, RandomVector(code, n_atoms, random),
+                                         block, layout.page_tokens, i % layout.page_tokens);
       }
     }
   }
@@ -94,12 +110,15 @@ CodedPages::InBlocks::InBlocks(const CodedPages& pages, int64_t offset) {
 }
 
 void CodedPages::Poison(int64_t page) {
+  kernels::definition::CodedVector nan;
+  nan.coefs.fill(0x7f);
+  nan.scale = nan.residual_scale = 0x7e00;
+  nan.atoms.fill(1);  // a packed coefficient that is not 0
   for (const bool value : {false, true}) {
-    const int sparsity = value ? layout_.sparsity_v : layout_.sparsity_k;
-    for (int head = 0; head < layout_.n_kv_heads; ++head) {
-      uint8_t* coefs =
-          bytes_[page].data() + layout_.head_offset(value, head) + layout_.atoms_bytes(sparsity);
-      std::memset(coefs, 0x7f, static_cast<size_t>(layout_.page_tokens) * sparsity);
+    for (int i = 0; i < layout_.n_kv_heads * layout_.page_tokens; ++i) {
+      uint8_t* block = bytes_[page].data() + layout_.head_offset(value, i / layout_.page_tokens);
+      kernels::definition::StoreVector(layout_.code(value), layout_.head_dim, nan, block,
+                                       layout_.page_tokens, i % layout_.page_tokens);
     }
   }
 }

@@ -46,7 +46,7 @@ class CodedPages {
     std::vector<const uint8_t*> pointers_;
   };
 
-  // Gives every coefficient of a page the E4M3 code of NaN.
+  // Makes every coefficient or scale of a page NaN.
   void Poison(int64_t page);
 
  private:

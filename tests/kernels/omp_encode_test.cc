@@ -538,6 +538,29 @@ TEST_P(OmpEncodeTest, ADictionaryForManyVectorsCodesFewToTheSameBits) {
   ExpectSameBits(Encode(x, *many, 8), Encode(x, *own, 8));
 }
 
+// On a CPU, where they are asked for; those of FP8 are what they round to.
+TEST(OmpEncodeCoefficientsTest, AreThoseOfTheDefinitionBeforeRounding) {
+  std::mt19937 random(41);
+  const auto dictionary = RandomDictionary(96, 24, random);
+  std::vector<float> x = RandomNormal(7 * 24, random, 20.0f);
+  std::fill_n(x.begin() + 24, 24, 0.0f);
+  Codes codes;
+  std::vector<float> coefficients(7 * 5, kNan);
+  OmpEncodeArgs args = ArgsFor(x, *dictionary, 5, codes);
+  args.coefficients = MutableTensorView(coefficients.data(), {7, 5});
+  OmpEncode(args, Stream::Cpu(1));
+  Codes expected;
+  std::vector<float> defined(7 * 5, kNan);
+  OmpEncodeArgs definition_args = ArgsFor(x, *dictionary, 5, expected);
+  definition_args.coefficients = MutableTensorView(defined.data(), {7, 5});
+  definition::OmpEncode(definition_args);
+  EXPECT_EQ(codes.atoms, expected.atoms);
+  for (size_t i = 0; i < coefficients.size(); ++i) {
+    EXPECT_NEAR(coefficients[i], defined[i], 1e-4) << i;
+    EXPECT_EQ(FloatToE4m3(coefficients[i]), codes.coefs[i]) << i;
+  }
+}
+
 TEST_P(OmpEncodeTest, EmptyBatchIsNothing) {
   std::mt19937 random(27);
   EXPECT_EQ(Encode({}, *RandomDictionary(16, 16, random), 4).n_vectors(), 0);

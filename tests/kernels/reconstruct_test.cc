@@ -89,6 +89,32 @@ TEST_P(ReconstructTest, MatchesDefinition) {
   }
 }
 
+// On a CPU: GPUs do not have them yet.
+TEST(ReconstructFamilyTest, MatchesDefinition) {
+  uint32_t seed = 50;
+  for (const int head_dim : {8, 16, 64, 128, 256}) {
+    for (const CodeForm& form : {CodeForm{4, 0}, {4, 1}, {8, 1}, {4, 2}, {8, 3}, {4, 3}}) {
+      for (const int sparsity : {0, 1, 4, 17}) {
+        if (sparsity == 0 && form.residual_bits == 0) continue;
+        PageLayout layout = Layout(2, head_dim, 4, sparsity, 3);
+        layout.form_k = form;
+        const Problem problem(layout, 3, 40, seed++);
+        SCOPED_TRACE(fmt::format("head_dim {} sparsity {} bits {} residual {}", head_dim, sparsity,
+                                 form.coefficient_bits, form.residual_bits));
+        std::vector<float> expected;
+        std::vector<float> magnitude;
+        const ReconstructArgs args = problem.Args(false, expected);
+        definition::Reconstruct(args, problem.Args(false, magnitude).out);
+        const std::vector<float> actual = problem.Run(false, tests::DeviceOps(Stream::Cpu(1)));
+        const auto n = static_cast<int64_t>(actual.size());
+        // And log2(head_dim) additions of the rotation.
+        EXPECT_TRUE(IsClose(TensorView(actual.data(), {n}), TensorView(expected.data(), {n}),
+                            TensorView(magnitude.data(), {n}), sparsity / 2.0 + 10));
+      }
+    }
+  }
+}
+
 TEST_P(ReconstructTest, PagesMayLieAtAnOffsetFromTheirPointers) {
   const Problem problem(Layout(2, 16, 4, 5, 3), 3, 40, 77);
   const CodedPages::InBlocks blocks(problem.pages, 128);

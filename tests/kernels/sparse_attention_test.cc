@@ -38,12 +38,16 @@ struct Shape {
   int page_tokens = 4;
   std::vector<int64_t> pages_per_seq = {2};
   DType dictionary = DType::kF16;  // of the file
+  CodeForm form_k = {};
+  CodeForm form_v = {};
 
   std::string Text() const {
     return fmt::format(
-        "{} head_dim {} n_atoms {} n_kv_heads {} group {} sparsity {}/{} page {} seqs {}",
+        "{} head_dim {} n_atoms {} n_kv_heads {} group {} sparsity {}/{} of {}/{} bits residual "
+        "{}/{} page {} seqs {}",
         DTypeName(dictionary), head_dim, n_atoms, n_kv_heads, group, sparsity_k, sparsity_v,
-        page_tokens, pages_per_seq.size());
+        form_k.coefficient_bits, form_v.coefficient_bits, form_k.residual_bits,
+        form_v.residual_bits, page_tokens, pages_per_seq.size());
   }
 };
 
@@ -68,7 +72,9 @@ class Problem {
                 .head_dim = shape.head_dim,
                 .page_tokens = shape.page_tokens,
                 .sparsity_k = shape.sparsity_k,
-                .sparsity_v = shape.sparsity_v} {
+                .sparsity_v = shape.sparsity_v,
+                .form_k = shape.form_k,
+                .form_v = shape.form_v} {
     page_begin_ = {0};
     for (const int64_t n : shape.pages_per_seq) page_begin_.push_back(page_begin_.back() + n);
     dictionary_k_ = RandomDictionary(shape.n_atoms, shape.head_dim, random_, shape.dictionary);
@@ -106,8 +112,8 @@ class Problem {
     args.page_begin = page_begin_.data();
     args.n_pages = n_pages_.empty() ? nullptr : n_pages_.data();
     args.layout = layout_;
-    args.dictionary_k = dictionary_k_.get();
-    args.dictionary_v = dictionary_v_.get();
+    args.dictionary_k = shape_.sparsity_k > 0 ? dictionary_k_.get() : nullptr;
+    args.dictionary_v = shape_.sparsity_v > 0 ? dictionary_v_.get() : nullptr;
     args.scale = scale_;
     args.out = MutableTensorView(outputs.out.data(), {n_seqs(), n_heads(), shape_.head_dim});
     args.max_score = MutableTensorView(outputs.max_score.data(), {n_seqs(), n_heads()});
@@ -231,51 +237,151 @@ TEST_P(SparseAttentionTest, EmptySequenceGivesZeroSumAndMinusInfinityMax) {
 
 // The op against attention over what Reconstruct makes of the same pages: a misunderstanding of
 // the layout shared by the op and its definition would show here.
-TEST_P(SparseAttentionTest, EqualsDenseAttentionOverReconstructedVectors) {
-  const Shape shape{.head_dim = 32,
-                    .n_atoms = 64,
-                    .n_kv_heads = 2,
-                    .group = 2,
-                    .sparsity_k = 5,
-                    .sparsity_v = 3,
-                    .page_tokens = 8,
-                    .pages_per_seq = {3}};
-  Problem problem(shape, 11, Ops());
-  const int64_t n_tokens = 24;
+void ExpectEqualsDenseAttention(const Shape& shape, const DeviceOps& ops) {
+  SCOPED_TRACE(shape.Text());
+  Problem problem(shape, 11, ops);
+  const int dim = shape.head_dim;
+  const int64_t n_pages = shape.pages_per_seq[0];
+  const int64_t n_tokens = n_pages * shape.page_tokens;
   std::vector<float> dense[2];
+  Outputs unused;
+  const SparseAttentionArgs attention = problem.Args(unused);
   for (const bool value : {false, true}) {
-    dense[value].resize(n_tokens * 2 * 32);
+    dense[value].resize(n_tokens * shape.n_kv_heads * dim);
     ReconstructArgs args;
     args.pages = problem.pages().pages();
-    args.n_pages = 3;
+    args.n_pages = n_pages;
     args.layout = problem.layout();
-    args.dictionary = value ? problem.dictionary_v().get() : problem.dictionary_k().get();
+    args.dictionary = value ? attention.dictionary_v : attention.dictionary_k;
     args.value = value;
-    args.out = MutableTensorView(dense[value].data(), {n_tokens, 2, 32});
-    Ops().Reconstruct(args);
+    args.out = MutableTensorView(dense[value].data(), {n_tokens, shape.n_kv_heads, dim});
+    ops.Reconstruct(args);
   }
   const Outputs outputs = problem.Run();
-  for (int head = 0; head < 4; ++head) {
+  for (int head = 0; head < problem.n_heads(); ++head) {
+    const int kv_head = head / shape.group;
     std::vector<double> score(n_tokens);
     double max = -1e300;
     for (int64_t t = 0; t < n_tokens; ++t) {
-      for (int i = 0; i < 32; ++i) {
-        score[t] += problem.q()[head * 32 + i] * dense[0][(t * 2 + head / 2) * 32 + i];
+      for (int i = 0; i < dim; ++i) {
+        score[t] +=
+            problem.q()[head * dim + i] * dense[0][(t * shape.n_kv_heads + kv_head) * dim + i];
       }
-      score[t] /= std::sqrt(32.0);
+      score[t] /= std::sqrt(static_cast<double>(dim));
       max = std::max(max, score[t]);
     }
     double sum = 0;
     for (int64_t t = 0; t < n_tokens; ++t) sum += std::exp(score[t] - max);
     EXPECT_NEAR(outputs.sum_exp[head], sum, 1e-4 * sum) << "head " << head;
-    for (int i = 0; i < 32; ++i) {
+    for (int i = 0; i < dim; ++i) {
       double expected = 0;
       for (int64_t t = 0; t < n_tokens; ++t) {
-        expected += std::exp(score[t] - max) * dense[1][(t * 2 + head / 2) * 32 + i];
+        expected += std::exp(score[t] - max) * dense[1][(t * shape.n_kv_heads + kv_head) * dim + i];
       }
-      EXPECT_NEAR(outputs.out[head * 32 + i], expected, 1e-4 * sum) << "head " << head;
+      EXPECT_NEAR(outputs.out[head * dim + i], expected, 1e-4 * sum) << "head " << head;
     }
   }
+}
+
+TEST_P(SparseAttentionTest, EqualsDenseAttentionOverReconstructedVectors) {
+  ExpectEqualsDenseAttention({.head_dim = 32,
+                              .n_atoms = 64,
+                              .n_kv_heads = 2,
+                              .group = 2,
+                              .sparsity_k = 5,
+                              .sparsity_v = 3,
+                              .page_tokens = 8,
+                              .pages_per_seq = {3}},
+                             Ops());
+}
+
+// Shapes of every kind of code beside the paper's, K and V different; GPUs do not have them yet.
+std::vector<Shape> FamilyShapes(int head_dim, int group, int page_tokens) {
+  struct Half {
+    int sparsity;
+    CodeForm form;
+  };
+  const Half halves[] = {{4, {4, 0}}, {0, {8, 1}}, {3, {4, 1}}, {0, {8, 2}}, {2, {4, 2}},
+                         {1, {8, 2}}, {0, {8, 3}}, {6, {4, 3}}, {5, {8, 0}}};
+  std::vector<Shape> shapes;
+  for (size_t i = 0; i < std::size(halves); ++i) {
+    const Half& k = halves[i];
+    const Half& v = halves[(i * 5 + 2) % std::size(halves)];
+    shapes.push_back({.head_dim = head_dim,
+                      .n_atoms = 40,
+                      .n_kv_heads = 1 + static_cast<int>(i % 2),
+                      .group = group,
+                      .sparsity_k = k.sparsity,
+                      .sparsity_v = v.sparsity,
+                      .page_tokens = page_tokens,
+                      .pages_per_seq = {3, 0, 2},
+                      .form_k = k.form,
+                      .form_v = v.form});
+  }
+  return shapes;
+}
+
+TEST(SparseFamilyTest, MatchesDefinition) {
+  uint32_t seed = 100;
+  for (const int head_dim : {8, 16, 64, 128, 256}) {
+    for (const int group : {1, 2, 3, 5, 8, 17}) {
+      for (const Shape& shape : FamilyShapes(head_dim, group, group % 2 == 0 ? 2 : 34)) {
+        SCOPED_TRACE(fmt::format("{} seed {}", shape.Text(), seed));
+        Problem(shape, seed++).ExpectMatchesDefinition();
+      }
+    }
+  }
+}
+
+TEST(SparseFamilyTest, EqualsDenseAttentionOverReconstructedVectors) {
+  for (const Shape& shape : FamilyShapes(32, 2, 8)) {
+    ExpectEqualsDenseAttention(shape, DeviceOps(Stream::Cpu(1)));
+  }
+}
+
+TEST(SparseFamilyTest, SameBitsWithOtherThreadCountsOverSeveralSplits) {
+  for (Shape shape : FamilyShapes(16, 4, 64)) {
+    shape.pages_per_seq = {140, 3};
+    SCOPED_TRACE(shape.Text());
+    const Problem problem(shape, 14);
+    const Outputs first = problem.Run();
+    problem.ExpectMatchesDefinition(/*ulps=*/512);
+    for (const int threads : {2, 5}) {
+      problem.ExpectSameBits(problem.Run(DeviceOps(Stream::Cpu(threads))), first);
+    }
+  }
+}
+
+TEST(SparseFamilyTest, SequencesDoNotSeeEachOthersPages) {
+  for (Shape shape : FamilyShapes(16, 2, 4)) {
+    shape.pages_per_seq = {1, 2};
+    SCOPED_TRACE(shape.Text());
+    Problem problem(shape, 13);
+    const Outputs clean = problem.Run();
+    problem.pages().Poison(0);
+    const Outputs poisoned = problem.Run();
+    const size_t n = clean.out.size() / 2;
+    for (size_t i = 0; i < n; ++i) {
+      EXPECT_TRUE(std::isnan(poisoned.out[i]));
+      EXPECT_EQ(poisoned.out[n + i], clean.out[n + i]);
+    }
+  }
+}
+
+TEST(SparseFamilyDeathTest, RejectsWhatACodeNeedsAndIsNotThere) {
+  const Problem problem(Shape{.sparsity_k = 4, .form_k = {4, 1}}, 18);
+  Outputs outputs;
+  SparseAttentionArgs args = problem.Args(outputs);
+  args.dictionary_k = nullptr;
+  EXPECT_DEATH(SparseAttention(args, Stream::Cpu(1)), "dictionary != nullptr");
+  args = problem.Args(outputs);
+  args.layout.form_v.residual_bits = 4;
+  EXPECT_DEATH(SparseAttention(args, Stream::Cpu(1)), "residual_bits");
+  std::mt19937 random(2);
+  const auto large = RandomDictionary(4100, 16, random);
+  args = problem.Args(outputs);
+  args.dictionary_k = large.get();
+  EXPECT_DEATH(SparseAttention(args, Stream::Cpu(1)), "n_atoms\\(\\) \\(4100\\)");
 }
 
 TEST_P(SparseAttentionTest, SplitsAgreeWithUnsplit) {
@@ -476,7 +582,7 @@ TEST_F(SparseAttentionDeathTest, RejectsADictionaryOfAnotherHeadDim) {
   std::mt19937 random(1);
   const auto other = RandomDictionary(16, 8, random);
   args_.dictionary_v = other.get();
-  EXPECT_DEATH(Run(), "dictionary_v->head_dim\\(\\) \\(8\\) == head_dim \\(16\\)");
+  EXPECT_DEATH(Run(), "head_dim \\(16\\) == dictionary->head_dim\\(\\) \\(8\\)");
 }
 TEST_F(SparseAttentionDeathTest, RejectsDecreasingPageBegins) {
   const int64_t page_begin[] = {0, -1};

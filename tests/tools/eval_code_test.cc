@@ -38,10 +38,11 @@ std::vector<float> Random(int64_t n_rows, bool unit, uint64_t seed) {
 class CodeTest : public testing::Test {
  protected:
   absl::StatusOr<CodedVectors> Code(const std::vector<float>& vectors, int sparsity,
-                                    float threshold = 0, int dim = kDim) {
+                                    float threshold = 0, int dim = kDim,
+                                    const base::CodeForm& form = {}) {
     return CodeVectors({dictionary_.data(), {kAtoms, kDim}},
                        {vectors.data(), {static_cast<int64_t>(vectors.size()) / dim, dim}},
-                       sparsity, threshold, kernels::Stream::Cpu(1));
+                       {sparsity, form}, threshold, kernels::Stream::Cpu(1));
   }
 
   const std::vector<float> dictionary_ = Random(kAtoms, true, 1);
@@ -70,8 +71,29 @@ TEST_F(CodeTest, AnAtomIsItsOwnCode) {
   const auto coded = Code(x, 4);
   ASSERT_THAT(coded, tests::IsOk());
   EXPECT_EQ(coded->atoms[0], 7);
-  EXPECT_EQ(coded->coef_values()[0], 1);
+  EXPECT_EQ(coded->coef_values[0], 1);
   EXPECT_LT(coded->errors[0], 1e-5);
+}
+
+TEST_F(CodeTest, MembersOfTheFamilyAreWrittenAsTheyAreStored) {
+  const std::vector<float> x = Random(20, false, 5);
+  const auto paper = Code(x, 4);
+  const auto four_bits = Code(x, 4, 0, kDim, {4, 0, false});
+  const auto with_residual = Code(x, 4, 0, kDim, {4, 2, true});
+  ASSERT_THAT(four_bits, tests::IsOk());
+  ASSERT_THAT(with_residual, tests::IsOk());
+  for (size_t i = 0; i < paper->atoms.size(); ++i) {
+    if (four_bits->coef_values[i] == 0) continue;
+    EXPECT_EQ(four_bits->atoms[i], paper->atoms[i]);
+    EXPECT_NEAR(four_bits->coef_values[i], paper->coef_values[i],
+                0.2 + 0.1 * std::abs(paper->coef_values[i]));
+    EXPECT_LT(four_bits->coefs[i], 16);
+  }
+  EXPECT_LT(Summarize(with_residual->errors).mean, 0.5 * Summarize(four_bits->errors).mean);
+  const auto no_atoms = Code(x, 0, 0, kDim, {8, 3, false});
+  ASSERT_THAT(no_atoms, tests::IsOk());
+  EXPECT_EQ(no_atoms->mean_atoms(), 0);
+  EXPECT_LT(Summarize(no_atoms->errors).mean, 0.3);
 }
 
 TEST_F(CodeTest, AThresholdTakesFewerAtoms) {

@@ -110,6 +110,22 @@ TEST_F(FidelityTest, MoreBytesAreNearer) {
   EXPECT_TRUE(rows[3].is_rival);
 }
 
+TEST_F(FidelityTest, MembersOfTheFamilyAreMeasuredAtTheirBytes) {
+  const auto report = Measure(Options({"kv4", "kv4r1", "kv4r3u", "k0r3u-v0r1"}, {}));
+  ASSERT_THAT(report, tests::IsOk());
+  const std::vector<FidelityRow>& rows = report->rows;
+  EXPECT_EQ(rows[0].bytes_per_vector, 10);
+  EXPECT_EQ(rows[1].bytes_per_vector, 14);
+  EXPECT_EQ(rows[2].bytes_per_vector, 18);
+  EXPECT_EQ(rows[3].bytes_per_vector, (8 + 4) / 2.0);
+  EXPECT_LT(rows[1].kl, rows[0].kl);
+  EXPECT_LT(rows[2].kl, rows[1].kl);
+  for (int layer = 0; layer < 3; ++layer) {
+    EXPECT_LT(rows[2].error_k[layer], rows[1].error_k[layer]);
+    EXPECT_LT(rows[3].error_k[layer], rows[3].error_v[layer]);
+  }
+}
+
 TEST_F(FidelityTest, EvictionsHaveNoErrorOfVectors) {
   const auto report = Measure(Options({}, {"snapkv", "streaming-16"}));
   ASSERT_THAT(report, tests::IsOk());

@@ -150,6 +150,11 @@ TEST_P(EngineDeviceTest, SessionsMoveBetweenACpuAndAGpu) {
   ASSERT_TRUE(Payloads(on_cpu->pages) == Payloads(on_gpu->pages));
 }
 
+TEST_P(EngineDeviceTest, ProfilesThatTheGpuDoesNotHaveAreRefused) {
+  EXPECT_THAT(gpu_->OpenSession({.session_id = "s", .profile = "kv4r1"}),
+              tests::StatusIs(absl::StatusCode::kFailedPrecondition, "served by CPU workers only"));
+}
+
 TEST_P(EngineDeviceTest, ARestoredSessionContinuesBitForBit) {
   ASSERT_THAT(gpu_->OpenSession({.session_id = "s", .profile = GetParam().profile}), IsOk());
   ASSERT_THAT(Append("s", RandomIds(300), gpu_.get()).result, IsOk());

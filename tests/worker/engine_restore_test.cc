@@ -1,4 +1,7 @@
 // Sessions that move: what comes back continues as if nothing had happened.
+#include <algorithm>
+#include <string>
+
 #include "tests/worker/engine_fixture.h"
 
 namespace lexico::worker {
@@ -33,10 +36,25 @@ TEST_P(EngineRestoreTest, TheNext64TokensAreTheSameBits) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Profiles, EngineRestoreTest, testing::Values("dense", "paper-s4"),
+INSTANTIATE_TEST_SUITE_P(Profiles, EngineRestoreTest,
+                         testing::Values("dense", "paper-s4", "kv4r1", "k2r2u-v0r3u"),
                          [](const auto& param_info) {
-                           return std::string(param_info.param) == "dense" ? "Dense" : "PaperS4";
+                           std::string name = param_info.param;
+                           std::ranges::replace(name, '-', '_');
+                           return name;
                          });
+
+TEST_F(EngineTest, APageOfAnotherMemberOfTheFamilyIsRefused) {
+  Open("s", "kv4r1");
+  ASSERT_THAT(Append("s", RandomIds(300)).result, IsOk());
+  auto snapshot = engine_->Export("s", true);
+  ASSERT_THAT(snapshot, IsOk());
+  snapshot->manifest.session_id = "s";
+  snapshot->manifest.profile = "kv4r1u";  // of the same size
+  ASSERT_THAT(engine_->Drop("s"), IsOk());
+  EXPECT_THAT(engine_->BeginImport(snapshot->manifest),
+              StatusIs(StatusCode::kDataLoss, "its tokens make it"));
+}
 
 TEST_F(EngineTest, LostTokensAreComputedAgainByTheNextCall) {
   Open("s");

@@ -97,33 +97,37 @@ TEST_F(ExactEngineTest, SequencesDecodedTogetherEqualSequencesAlone) {
 TEST_F(EngineTest, ExactPrefillDoesNotDependOnTheProfile) {
   const std::vector<int32_t> prompt = RandomIds(500);
   std::vector<float> first;
-  for (const char* profile : {"dense", "paper-s1", "paper-s16"}) {
+  for (const char* profile : {"dense", "paper-s1", "paper-s16", "kv2r1", "kv0r3u"}) {
     Open(profile, profile);
     const Outcome outcome = Generate(Request(profile, prompt, 1));
     ASSERT_THAT(outcome.result, IsOk());
     first.push_back(outcome.tokens[0].sampled.logprob);
   }
-  EXPECT_EQ(first[0], first[1]);
-  EXPECT_EQ(first[0], first[2]);
+  for (const float logprob : first) EXPECT_EQ(logprob, first[0]);
 }
 
 TEST_F(ExactEngineTest, AttendingToCodesDirectlyEqualsReconstructingThem) {
   const std::vector<int32_t> tail = RandomIds(9, 77);
-  Open("direct");
-  Open("rebuilt");
-  ASSERT_THAT(Append("direct", RandomIds(400)).result, IsOk());
-  ASSERT_THAT(Append("rebuilt", RandomIds(400)).result, IsOk());
   // Nine tokens are more than the direct way takes, eight and one are not.
   ASSERT_GT(9, kDirectRowsMax);
-  ASSERT_THAT(Append("rebuilt", tail).result, IsOk());
-  ASSERT_THAT(Append("direct", {tail.begin(), tail.begin() + 8}).result, IsOk());
-  const Outcome direct = Generate(Request("direct", {tail[8]}, 5));
-  const Outcome rebuilt = Generate(Request("rebuilt", {}, 5));
-  ASSERT_THAT(direct.result, IsOk());
-  ASSERT_THAT(rebuilt.result, IsOk());
-  ASSERT_EQ(direct.ids(), rebuilt.ids());
-  for (size_t i = 0; i < 5; ++i) {
-    EXPECT_NEAR(direct.tokens[i].sampled.logprob, rebuilt.tokens[i].sampled.logprob, 1e-3);
+  for (const char* profile : {"paper-s4", "kv2r1", "k0r3u-v4"}) {
+    SCOPED_TRACE(profile);
+    const std::string direct_id = std::string("direct ") + profile;
+    const std::string rebuilt_id = std::string("rebuilt ") + profile;
+    Open(direct_id, profile);
+    Open(rebuilt_id, profile);
+    ASSERT_THAT(Append(direct_id, RandomIds(400)).result, IsOk());
+    ASSERT_THAT(Append(rebuilt_id, RandomIds(400)).result, IsOk());
+    ASSERT_THAT(Append(rebuilt_id, tail).result, IsOk());
+    ASSERT_THAT(Append(direct_id, {tail.begin(), tail.begin() + 8}).result, IsOk());
+    const Outcome direct = Generate(Request(direct_id, {tail[8]}, 5));
+    const Outcome rebuilt = Generate(Request(rebuilt_id, {}, 5));
+    ASSERT_THAT(direct.result, IsOk());
+    ASSERT_THAT(rebuilt.result, IsOk());
+    ASSERT_EQ(direct.ids(), rebuilt.ids());
+    for (size_t i = 0; i < 5; ++i) {
+      EXPECT_NEAR(direct.tokens[i].sampled.logprob, rebuilt.tokens[i].sampled.logprob, 1e-3);
+    }
   }
 }
 
@@ -271,7 +275,7 @@ TEST_F(EngineTest, BadRequestsAreRefusedAtOnce) {
   EXPECT_THAT(engine_->Drop("nobody"), StatusIs(StatusCode::kNotFound, "nobody"));
 }
 
-TEST_F(EngineTest, WithoutDictionariesOnlyDenseIsServed) {
+TEST_F(EngineTest, WithoutDictionariesProfilesWithoutAtomsAreServed) {
   base::Metrics metrics("worker");
   std::vector<ModelRank> model = model_;
   model[0].dictionary = nullptr;
@@ -279,7 +283,12 @@ TEST_F(EngineTest, WithoutDictionariesOnlyDenseIsServed) {
   ASSERT_THAT(engine, IsOk());
   EXPECT_THAT((*engine)->OpenSession({.session_id = "s"}),
               StatusIs(StatusCode::kFailedPrecondition, "use dense"));
+  EXPECT_THAT((*engine)->OpenSession({.session_id = "s", .profile = "kv2r1"}),
+              StatusIs(StatusCode::kFailedPrecondition, "use dense"));
   EXPECT_THAT((*engine)->OpenSession({.session_id = "s", .profile = "dense"}), IsOk());
+  EXPECT_THAT((*engine)->OpenSession({.session_id = "t", .profile = "k0r2u-v0r1"}), IsOk());
+  ASSERT_THAT(Append("t", RandomIds(400), engine->get()).result, IsOk());
+  EXPECT_THAT(Generate(Request("t", {1}, 5), engine->get()).result, IsOk());
 }
 
 TEST_F(EngineTest, AccountsOfACallAddUp) {

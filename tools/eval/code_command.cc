@@ -57,13 +57,13 @@ void Print(const Options& options, const CodedVectors& coded) {
 absl::Status Run(const Options& options) {
   LEXICO_ASSIGN_OR_RETURN(const base::Profile profile, base::ParseProfile(options.profile));
   if (profile.is_dense()) {
-    return absl::InvalidArgumentError("profile dense codes nothing; choose a paper-sN");
+    return absl::InvalidArgumentError("profile dense codes nothing; choose a paper-sN or a kvCODE");
   }
   const std::string name = fmt::format("layers.{}.{}", options.layer, options.kind);
   LEXICO_ASSIGN_OR_RETURN(const FileMatrix dictionary, ReadMatrix(options.dictionary, name));
   LEXICO_ASSIGN_OR_RETURN(const FileMatrix vectors, ReadMatrix(options.vectors, options.tensor));
   auto coded = CodeVectors(
-      dictionary.view, vectors.view, options.kind == "v" ? profile.sparsity_v : profile.sparsity_k,
+      dictionary.view, vectors.view, options.kind == "v" ? profile.v : profile.k,
       static_cast<float>(options.error_threshold), kernels::Stream::Cpu(options.threads));
   if (!coded.ok()) {
     return base::Annotate(coded.status(), fmt::format("{} of {} with {} of {}", options.tensor,
@@ -90,7 +90,8 @@ void AddCodeCommand(CLI::App& app, Action* action) {
   command->add_option("--vectors", options->vectors, "safetensors file of the vectors")->required();
   command->add_option("--tensor", options->tensor, "Its tensor, [n, head_dim] F32, F16 or BF16")
       ->required();
-  command->add_option("--profile", options->profile, "paper-sN")->capture_default_str();
+  command->add_option("--profile", options->profile, "paper-sN, or one of the family such as kv4r1")
+      ->capture_default_str();
   command
       ->add_option("--error-threshold", options->error_threshold,
                    "Stop at this relative error; 0: always N atoms")
@@ -98,7 +99,7 @@ void AddCodeCommand(CLI::App& app, Action* action) {
       ->capture_default_str();
   command
       ->add_option("--out", options->out,
-                   "safetensors file to write: indices U16, coefficients U8 (FP8 E4M3), "
+                   "safetensors file to write: indices U16, coefficients U8 (FP8 E4M3, or 4 bits), "
                    "coefficient_values, reconstruction and errors F32")
       ->required();
   command->add_option("--threads", options->threads, "CPU threads; 0 for all")

@@ -8,13 +8,13 @@
 #include <iterator>
 #include <set>
 
-#include "kernels/api/code_layout.h"
 #include "proto/base/limits.h"
 #include "proto/base/profile.h"
 #include "proto/base/status.h"
 #include "tools/eval/commands.h"
 #include "tools/eval/fidelity/fidelity.h"
 #include "tools/eval/fidelity/fidelity_report.h"
+#include "worker/model/config.h"
 #include "worker/tokenizer/read_file.h"
 #include "worker/tokenizer/tokenizer.h"
 
@@ -37,17 +37,14 @@ struct Options {
   std::string csv_file;
 };
 
-// Of a vector of a coded page.
-int StoredBytes(const base::Profile& profile) {
-  const kernels::PageLayout page{.n_kv_heads = 1,
-                                 .head_dim = 1,
-                                 .page_tokens = base::kPageTokens,
-                                 .sparsity_k = profile.sparsity_k,
-                                 .sparsity_v = profile.sparsity_v};
-  return static_cast<int>(page.payload_bytes() / (2 * base::kPageTokens));
+// Of a vector of a coded page, keys and values together.
+int StoredBytes(const base::Profile& profile, int head_dim) {
+  return static_cast<int>((profile.k.bytes(head_dim) + profile.v.bytes(head_dim)) / 2);
 }
 
 absl::StatusOr<FidelityOptions> ParseMethods(const Options& options) {
+  LEXICO_ASSIGN_OR_RETURN(const worker::ModelConfig config,
+                          worker::ReadModelConfig(options.model_dir));
   FidelityOptions parsed;
   parsed.n_tokens = options.n_tokens;
   parsed.n_continuation = options.n_continuation;
@@ -55,12 +52,12 @@ absl::StatusOr<FidelityOptions> ParseMethods(const Options& options) {
   std::set<int> budgets;
   for (const std::string& name : options.profiles) {
     LEXICO_ASSIGN_OR_RETURN(base::Profile profile, base::ParseProfile(name));
-    if (!profile.is_dense()) budgets.insert(StoredBytes(profile));
+    if (!profile.is_dense()) budgets.insert(StoredBytes(profile, config.head_dim));
     parsed.profiles.push_back(std::move(profile));
   }
   if (budgets.empty()) {
     LEXICO_ASSIGN_OR_RETURN(const base::Profile usual, base::ParseProfile(base::kDefaultProfile));
-    budgets.insert(StoredBytes(usual));
+    budgets.insert(StoredBytes(usual, config.head_dim));
   }
   const std::vector<int> ascending(budgets.begin(), budgets.end());
   for (const std::string& name : options.rivals) {
@@ -93,7 +90,7 @@ absl::Status Run(const Options& options) {
   LEXICO_ASSIGN_OR_RETURN(const FidelityOptions methods, ParseMethods(options));
   LEXICO_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, ReadIds(options));
   bool coded = false;
-  for (const base::Profile& profile : methods.profiles) coded = coded || !profile.is_dense();
+  for (const base::Profile& profile : methods.profiles) coded = coded || profile.has_atoms();
   std::string path = options.dictionary;
   if (coded && path.empty()) {
     LEXICO_ASSIGN_OR_RETURN(path, worker::FindDefaultDictionary(options.model_dir));

@@ -45,7 +45,9 @@ absl::Status ReserveDevice(const EngineOptions& options, int n_atoms, ForwardCon
   LEXICO_RETURN_IF_ERROR(context->transformer_scratch.Reserve(*context->transformer));
   base::Profile largest{.name = "dense"};
   if (n_atoms > 0) {
-    largest.sparsity_k = largest.sparsity_v = base::SparsityMax(config.head_dim, n_atoms);
+    // Of the paper's: a device has no others.
+    largest.k.sparsity = largest.v.sparsity =
+        base::SparsityMax({.head_dim = config.head_dim, .n_atoms = n_atoms});
   }
   const KvLayout layout = MakeKvLayout(context->shape, largest, n_atoms);
   LEXICO_RETURN_IF_ERROR(
@@ -176,6 +178,7 @@ Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::~Engine() = default;
 
 const Transformer& Engine::transformer() const { return impl_->transformer(); }
+base::CodingModel Engine::coding() const { return impl_->coding(); }
 absl::Status Engine::OpenSession(const SessionSpec& spec) { return impl_->OpenSession(spec); }
 absl::Status Engine::Fork(const std::string& session_id, const std::string& new_session_id) {
   return impl_->Fork(session_id, new_session_id);

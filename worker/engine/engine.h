@@ -185,7 +185,7 @@ using CallId = uint64_t;
 class Engine {
  public:
   // Takes the memory and starts the thread. `ranks`: a model (worker/model/model_rank.h), whole or
-  // split; without dictionaries only `dense` is served.
+  // split; without dictionaries only profiles without atoms are served.
   // `clock` and `metrics` must outlive the engine. Errors: InvalidArgument for options (with the
   // option's name, its value and the range), those of PagePool::Create.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineOptions& options,
@@ -198,10 +198,12 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
 
   const Transformer& transformer() const;
+  // What its profiles depend on.
+  base::CodingModel coding() const;
 
   // -- Sessions. A busy session is FailedPrecondition "session_busy", an unknown one NotFound. ----
-  // AlreadyExists; NotFound for the profile; FailedPrecondition for a coded profile without
-  // dictionaries; ResourceExhausted "pages_exhausted".
+  // AlreadyExists; NotFound for the profile; FailedPrecondition for one that the model or its
+  // device does not have (proto/base/profile.h); ResourceExhausted "pages_exhausted".
   absl::Status OpenSession(const SessionSpec& spec);
   // AlreadyExists; ResourceExhausted "pages_exhausted".
   absl::Status Fork(const std::string& session_id, const std::string& new_session_id);

@@ -24,8 +24,7 @@ absl::Status Exhausted(const absl::Status& status) {
 
 absl::StatusOr<KvLayout> Engine::Impl::LayoutOf(const std::string& name) const {
   LEXICO_ASSIGN_OR_RETURN(const base::Profile profile, base::ParseProfile(name));
-  LEXICO_RETURN_IF_ERROR(
-      base::CheckProfile(profile, base::SparsityMax(context_.shape.head_dim, n_atoms_)));
+  LEXICO_RETURN_IF_ERROR(base::CheckProfile(profile, coding()));
   return MakeKvLayout(context_.shape, profile, n_atoms_);
 }
 

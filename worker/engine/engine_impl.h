@@ -61,8 +61,13 @@ class Engine::Impl {
   absl::StatusOr<CallId> Generate(GenerateRequest request, CallCallbacks callbacks);
   void Cancel(CallId call);
   EngineLoad load() const;
+  base::CodingModel coding() const { return CodingOf(context_, n_atoms_); }
 
  private:
+  static base::CodingModel CodingOf(const ForwardContext& context, int n_atoms) {
+    return {
+        .head_dim = context.shape.head_dim, .n_atoms = n_atoms, .paper_only = context.on_device()};
+  }
   absl::StatusOr<KvLayout> LayoutOf(const std::string& profile) const;
   absl::StatusOr<std::shared_ptr<Session>> FindIdle(const std::string& session_id) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

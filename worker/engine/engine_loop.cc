@@ -36,10 +36,9 @@ Engine::Impl::Impl(const EngineOptions& options, std::unique_ptr<PagePool> pool,
       n_atoms_(n_atoms),
       identity_(identity),
       clock_(contexts[0]->clock),
-      default_layout_(MakeKvLayout(contexts[0]->shape,
-                                   *base::ParseProfile(base::ListedProfiles(
-                                       base::SparsityMax(contexts[0]->shape.head_dim, n_atoms))[0]),
-                                   n_atoms)),
+      default_layout_(MakeKvLayout(
+          contexts[0]->shape,
+          *base::ParseProfile(base::ListedProfiles(CodingOf(*contexts[0], n_atoms))[0]), n_atoms)),
       metrics_(metrics),
       ranks_(std::move(contexts)),
       context_(ranks_.first()),

@@ -35,9 +35,7 @@ void PrefillCoder::BeginLayer(const SessionKv& kv, int layer) {
   if (layout.profile.is_dense()) return;
   const LayerDictionaries& own = context_->dictionaries_of(layer);
   const int64_t n_vectors = n_pages_ * layout.page.page_tokens * layout.shape.n_kv_heads;
-  dictionaries_ = {
-      kernels::DictionaryForCoding(own.k, n_vectors, layout.page.sparsity_k, context_->coding),
-      kernels::DictionaryForCoding(own.v, n_vectors, layout.page.sparsity_v, context_->coding)};
+  dictionaries_ = DictionariesForCoding(layout, own, n_vectors, context_->coding);
 }
 
 void PrefillCoder::Code(const SessionKv& kv, int layer, int64_t first_page, int64_t n_pages,

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "kernels/api/dense_attention.h"
-#include "kernels/api/dictionary.h"
 #include "kernels/api/elementwise.h"
 #include "kernels/api/merge_partials.h"
 #include "kernels/api/rows.h"

@@ -115,7 +115,7 @@ absl::Status AheadCoder::CodeOnRank(const Batch& batch, int rank,
     }
   }
   const LayerDictionaries none;
-  return EncodePages(layout, layout.profile.is_dense() ? none : coder.dictionaries[batch.layer],
+  return EncodePages(layout, layout.profile.has_atoms() ? coder.dictionaries[batch.layer] : none,
                      rows, rows + n * n_values, batch.layer, blocks, errors, *coder.beside,
                      *coder.scratch);
 }

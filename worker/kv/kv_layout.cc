@@ -28,7 +28,9 @@ store::PageShape KvLayout::StoredPage() const {
   stored.n_tokens = stored.page_tokens;
   stored.sparsity_k = static_cast<uint8_t>(page.sparsity_k);
   stored.sparsity_v = static_cast<uint8_t>(page.sparsity_v);
-  stored.n_atoms = static_cast<uint32_t>(profile.is_dense() ? 0 : n_atoms);
+  stored.n_atoms = static_cast<uint32_t>(n_atoms);
+  stored.form_k = page.form_k;
+  stored.form_v = page.form_v;
   return stored;
 }
 
@@ -44,17 +46,19 @@ store::PageShape KvLayout::StoredWindow(int n_tokens) const {
 }
 
 KvLayout MakeKvLayout(const KvShape& shape, const base::Profile& profile, int n_atoms) {
-  if (!profile.is_dense()) LEXICO_CHECK_GT(n_atoms, 0);
+  if (profile.has_atoms()) LEXICO_CHECK_GT(n_atoms, 0);
   KvLayout layout;
   layout.shape = shape;
   layout.profile = profile;
   layout.page.n_kv_heads = shape.n_kv_heads;
   layout.page.head_dim = shape.head_dim;
   layout.page.page_tokens = base::kPageTokens;
-  layout.page.sparsity_k = profile.sparsity_k;
-  layout.page.sparsity_v = profile.sparsity_v;
+  layout.page.sparsity_k = profile.k.sparsity;
+  layout.page.sparsity_v = profile.v.sparsity;
+  layout.page.form_k = profile.k.form;
+  layout.page.form_v = profile.v.form;
   layout.page.dense_type = shape.cache_type;
-  layout.n_atoms = profile.is_dense() ? 0 : n_atoms;
+  layout.n_atoms = profile.has_atoms() ? n_atoms : 0;
   return layout;
 }
 
@@ -63,7 +67,7 @@ store::ChainScope MakeChainScope(const KvLayout& layout, const KvIdentity& ident
   store::ChainScope scope;
   scope.tenant = tenant;
   scope.model = identity.model;
-  if (!layout.profile.is_dense()) scope.dictionary = identity.dictionary;
+  if (layout.profile.has_atoms()) scope.dictionary = identity.dictionary;
   scope.tokenizer = identity.tokenizer;
   scope.profile = layout.profile.name;
   scope.page_tokens = static_cast<uint32_t>(layout.page.page_tokens);

@@ -40,7 +40,7 @@ struct KvShape {
   size_t row_bytes() const { return row_dim() * kernels::DTypeBytes(cache_type); }
 };
 
-// The prepared dictionaries of one layer; null for a worker that serves `dense` only.
+// The prepared dictionaries of one layer; null for a worker that has none.
 struct LayerDictionaries {
   std::shared_ptr<const kernels::PreparedDictionary> k;
   std::shared_ptr<const kernels::PreparedDictionary> v;
@@ -51,7 +51,7 @@ struct KvLayout {
   KvShape shape;
   base::Profile profile;
   kernels::PageLayout page;
-  int n_atoms = 0;  // of the dictionaries; 0 for dense
+  int n_atoms = 0;  // of the dictionaries; 0 without atoms
   int window_tokens = base::kWindowTokens;
 
   bool operator==(const KvLayout&) const = default;
@@ -84,7 +84,7 @@ struct KvLayout {
   store::PageShape StoredWindow(int n_tokens) const;
 };
 
-// REQUIRES: the shape is within limits.h; n_atoms > 0 unless the profile is dense.
+// REQUIRES: the shape is within limits.h; n_atoms > 0 where the profile has atoms.
 KvLayout MakeKvLayout(const KvShape& shape, const base::Profile& profile, int n_atoms);
 
 // What the keys and values of a worker's sessions were computed with.

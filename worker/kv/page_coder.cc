@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/api/omp_encode.h"
+#include "kernels/api/quantize_codes.h"
 #include "kernels/api/reconstruct.h"
 #include "kernels/api/rows.h"
 #include "proto/base/check.h"
@@ -29,7 +30,7 @@ class PageCoder {
     return table;
   }
 
-  void EncodeKind(const kernels::PreparedDictionary& dictionary, bool value, const float* rows,
+  void EncodeKind(const kernels::PreparedDictionary* dictionary, bool value, const float* rows,
                   int layer, uint8_t* const* table, int64_t n_pages, const PageFindings& findings);
 
   // For findings that go to the host.
@@ -55,32 +56,53 @@ class PageCoder {
   CoderScratch& scratch_;
 };
 
-void PageCoder::EncodeKind(const kernels::PreparedDictionary& dictionary, bool value,
+void PageCoder::EncodeKind(const kernels::PreparedDictionary* dictionary, bool value,
                            const float* rows, int layer, uint8_t* const* table, int64_t n_pages,
                            const PageFindings& findings) {
   const kernels::PageLayout& page = layout_.page;
-  const int sparsity = value ? page.sparsity_v : page.sparsity_k;
+  const kernels::VectorCode code = page.code(value);
+  const int sparsity = code.sparsity;
   const int64_t n_vectors = n_pages * page.page_tokens * page.n_kv_heads;
-  auto* atoms = scratch_.atoms_.Get<uint16_t>(n_vectors * sparsity, stream_);
-  auto* coefs = scratch_.coefs_.Get<uint8_t>(n_vectors * sparsity, stream_);
-  auto* vector_errors = scratch_.errors_.Get<float>(n_vectors, stream_);
-  kernels::OmpEncode({.x = {rows, {n_vectors, dim()}},
-                      .dictionary = &dictionary,
-                      .sparsity = sparsity,
-                      .atoms = {atoms, {n_vectors, sparsity}},
-                      .coefs = {coefs, {n_vectors, sparsity}},
-                      .rel_error = {vector_errors, {n_vectors}},
-                      .n_non_finite = findings.n_non_finite + (value ? 1 : 0)},
-                     stream_);
-  kernels::PackCodes({.layout = page,
-                      .value = value,
-                      .atoms = {atoms, {n_vectors, sparsity}},
-                      .coefs = {coefs, {n_vectors, sparsity}},
-                      .rel_error = {vector_errors, {n_vectors}},
-                      .pages = table,
-                      .page_offset = layout_.page_offset(layer),
-                      .page_error = findings.errors[value ? 1 : 0]},
-                     stream_);
+  float* const page_errors = findings.errors[value ? 1 : 0];
+  int64_t* const counter = findings.n_non_finite + (value ? 1 : 0);
+  kernels::OmpEncodeArgs pursuit{
+      .x = {rows, {n_vectors, dim()}}, .dictionary = dictionary, .sparsity = sparsity};
+  if (sparsity > 0) {
+    const int64_t n_codes = n_vectors * sparsity;
+    pursuit.atoms = {scratch_.atoms_.Get<uint16_t>(n_codes, stream_), {n_vectors, sparsity}};
+    pursuit.coefs = {scratch_.coefs_.Get<uint8_t>(n_codes, stream_), {n_vectors, sparsity}};
+    pursuit.rel_error = {scratch_.errors_.Get<float>(n_vectors, stream_), {n_vectors}};
+    if (code.is_paper()) {
+      pursuit.n_non_finite = counter;
+    } else {
+      pursuit.coefficients = {scratch_.exact_coefs_.Get<float>(n_codes, stream_),
+                              {n_vectors, sparsity}};
+    }
+    kernels::OmpEncode(pursuit, stream_);
+  }
+  if (code.is_paper()) {
+    kernels::PackCodes({.layout = page,
+                        .value = value,
+                        .atoms = pursuit.atoms,
+                        .coefs = pursuit.coefs,
+                        .rel_error = pursuit.rel_error,
+                        .pages = table,
+                        .page_offset = layout_.page_offset(layer),
+                        .page_error = page_errors},
+                       stream_);
+  } else {
+    kernels::QuantizeCodes({.layout = page,
+                            .value = value,
+                            .dictionary = dictionary,
+                            .x = pursuit.x,
+                            .atoms = pursuit.atoms,
+                            .coefficients = pursuit.coefficients,
+                            .pages = table,
+                            .page_offset = layout_.page_offset(layer),
+                            .page_error = page_errors,
+                            .n_non_finite = counter},
+                           stream_);
+  }
 }
 
 absl::Status CoderScratch::Reserve(const KvLayout& layout, int64_t n_pages,
@@ -97,14 +119,24 @@ absl::Status CoderScratch::Reserve(const KvLayout& layout, int64_t n_pages,
   return rows_.Reserve(2 * n_vectors * page.head_dim * sizeof(float), stream);
 }
 
+LayerDictionaries DictionariesForCoding(const KvLayout& layout, const LayerDictionaries& own,
+                                        int64_t n_vectors, const kernels::Stream& stream) {
+  const auto form = [&](const std::shared_ptr<const kernels::PreparedDictionary>& dictionary,
+                        int sparsity) {
+    return sparsity == 0 ? dictionary
+                         : kernels::DictionaryForCoding(dictionary, n_vectors, sparsity, stream);
+  };
+  return {form(own.k, layout.page.sparsity_k), form(own.v, layout.page.sparsity_v)};
+}
+
 void EnqueuePages(const KvLayout& layout, const LayerDictionaries& dictionaries, const float* k,
                   const float* v, int layer, uint8_t* const* pages, int64_t n_pages,
                   const PageFindings& findings, const kernels::Stream& stream,
                   CoderScratch& scratch) {
   PageCoder coder(layout, stream, scratch);
   if (!layout.profile.is_dense()) {
-    coder.EncodeKind(*dictionaries.k, false, k, layer, pages, n_pages, findings);
-    coder.EncodeKind(*dictionaries.v, true, v, layer, pages, n_pages, findings);
+    coder.EncodeKind(dictionaries.k.get(), false, k, layer, pages, n_pages, findings);
+    coder.EncodeKind(dictionaries.v.get(), true, v, layer, pages, n_pages, findings);
     return;
   }
   for (const bool value : {false, true}) {

@@ -34,12 +34,17 @@ class CoderScratch {
   friend class PageCoder;
   kernels::GrowingBuffer atoms_;        // [n_vectors, sparsity] U16
   kernels::GrowingBuffer coefs_;        // [n_vectors, sparsity] U8
+  kernels::GrowingBuffer exact_coefs_;  // [n_vectors, sparsity] F32, of codes not the paper's
   kernels::GrowingBuffer errors_;       // [n_vectors] F32
   kernels::GrowingBuffer page_errors_;  // [2, n_pages] F32
   kernels::GrowingBuffer pages_;        // [n_pages] pointers
   kernels::GrowingBuffer counters_;     // [2] int64
   kernels::GrowingBuffer rows_;         // [2, n_pages * page_tokens, n_kv_heads, head_dim] F32
 };
+
+// The form of `own` that codes n_vectors of each kind fastest (kernels/api/dictionary.h).
+LayerDictionaries DictionariesForCoding(const KvLayout& layout, const LayerDictionaries& own,
+                                        int64_t n_vectors, const kernels::Stream& stream);
 
 // What EnqueuePages finds, in the stream's memory; keys before values.
 struct PageFindings {
@@ -52,8 +57,8 @@ struct PageFindings {
 //   k, v  [n_pages * page_tokens, n_kv_heads, head_dim]  F32, values of the cache type
 // and writes layout.page_bytes() bytes at layout.page_offset(layer) of pages[i]; `pages` itself is
 // in the stream's memory. A page's bytes follow from its own rows only, whatever is coded beside
-// it. `dictionaries` is not read for dense layouts. Pages with vectors that are not finite are
-// undefined. Enqueued only; `scratch` is of the stream.
+// it. `dictionaries` is not read where there are no atoms. Pages with vectors that are not finite
+// are undefined. Enqueued only; `scratch` is of the stream.
 void EnqueuePages(const KvLayout& layout, const LayerDictionaries& dictionaries, const float* k,
                   const float* v, int layer, uint8_t* const* pages, int64_t n_pages,
                   const PageFindings& findings, const kernels::Stream& stream,

@@ -16,8 +16,9 @@
 
 #include "kernels/api/dictionary.h"
 #include "kernels/api/omp_encode.h"
-#include "kernels/api/unit_atoms.h"
 #include "kernels/cpu/convert.h"
+#include "kernels/cpu/dictionary.h"
+#include "kernels/cpu/vector_code_definition.h"
 #include "proto/base/options.h"
 #include "proto/base/profile.h"
 #include "proto/base/status.h"
@@ -40,17 +41,22 @@ absl::StatusOr<std::vector<float>> FiniteRows(const kernels::TensorView& vectors
 }
 
 absl::Status CheckShapes(const kernels::TensorView& dictionary, const kernels::TensorView& vectors,
-                         int sparsity) {
+                         const base::VectorCode& code) {
   if (vectors.dim(1) != dictionary.dim(1)) {
     return absl::InvalidArgumentError(
         fmt::format("vectors have {} numbers, atoms {}", vectors.dim(1), dictionary.dim(1)));
   }
   if (vectors.dim(0) == 0) return absl::InvalidArgumentError("there are no vectors: 0 rows");
-  const int most =
-      base::SparsityMax(static_cast<int>(dictionary.dim(1)), static_cast<int>(dictionary.dim(0)));
-  if (sparsity >= 1 && sparsity <= most) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      fmt::format("{} atoms a vector; this dictionary allows 1 to {}", sparsity, most));
+  const base::CodingModel model{.head_dim = static_cast<int>(dictionary.dim(1)),
+                                .n_atoms = static_cast<int>(dictionary.dim(0))};
+  if (code.is_empty() || code.sparsity > base::SparsityMax(model)) {
+    return absl::InvalidArgumentError(
+        fmt::format("{} atoms a vector; this dictionary allows 1 to "
+                    "{}",
+                    code.sparsity, base::SparsityMax(model)));
+  }
+  const absl::Status fits = base::CheckProfile({.name = "asked for", .k = code, .v = code}, model);
+  return fits.ok() ? fits : absl::InvalidArgumentError(fits.message());
 }
 
 // What stands in one safetensors file.
@@ -84,17 +90,38 @@ std::string Header(const std::vector<OutTensor>& tensors) {
   return length + text;
 }
 
-}  // namespace
-
-std::vector<float> CodedVectors::coef_values() const {
-  std::vector<float> values(coefs.size());
-  std::transform(coefs.begin(), coefs.end(), values.begin(), kernels::E4m3ToFloat);
-  return values;
+// Replaces what the pursuit found of vector i by what its code holds.
+void StoreOne(const base::VectorCode& code, const kernels::cpu::Dictionary& dictionary,
+              const float* rows, int64_t i, CodedVectors* coded) {
+  namespace definition = kernels::definition;
+  const int dim = coded->head_dim;
+  const float* x = rows + i * dim;
+  uint16_t* atoms = coded->atoms.data() + i * code.sparsity;
+  float* values = coded->coef_values.data() + i * code.sparsity;
+  const definition::CodedVector vector =
+      definition::EncodeVector(code, dim, &dictionary, x, atoms, values);
+  for (int j = 0; j < code.sparsity; ++j) {
+    atoms[j] = static_cast<uint16_t>(definition::AtomOf(code, vector, j));
+    coded->coefs[i * code.sparsity + j] =
+        code.is_packed() ? static_cast<uint8_t>(vector.atoms[j] & 15) : vector.coefs[j];
+    values[j] = static_cast<float>(definition::CoefficientOf(code, vector, j));
+  }
+  const std::vector<double> decoded = definition::DecodeVector(code, dim, &dictionary, vector).x;
+  double squares = 0;
+  double errors = 0;
+  for (int n = 0; n < dim; ++n) {
+    coded->reconstruction[i * dim + n] = static_cast<float>(decoded[n]);
+    squares += static_cast<double>(x[n]) * x[n];
+    errors += (x[n] - decoded[n]) * (x[n] - decoded[n]);
+  }
+  coded->errors[i] = squares == 0 ? 0 : static_cast<float>(std::sqrt(errors / squares));
 }
 
+}  // namespace
+
 double CodedVectors::mean_atoms() const {
-  const auto n_used = std::count_if(coefs.begin(), coefs.end(),
-                                    [](uint8_t c) { return kernels::E4m3ToFloat(c) != 0; });
+  const auto n_used =
+      std::count_if(coef_values.begin(), coef_values.end(), [](float c) { return c != 0; });
   return static_cast<double>(n_used) / static_cast<double>(n_vectors);
 }
 
@@ -112,35 +139,34 @@ ErrorSummary Summarize(std::vector<float> errors) {
 }
 
 absl::StatusOr<CodedVectors> CodeVectors(kernels::TensorView dictionary,
-                                         kernels::TensorView vectors, int sparsity,
+                                         kernels::TensorView vectors, const base::VectorCode& code,
                                          float error_threshold, const kernels::Stream& stream) {
-  LEXICO_RETURN_IF_ERROR(CheckShapes(dictionary, vectors, sparsity));
+  LEXICO_RETURN_IF_ERROR(CheckShapes(dictionary, vectors, code));
   LEXICO_ASSIGN_OR_RETURN(const std::vector<float> rows, FiniteRows(vectors));
-  LEXICO_ASSIGN_OR_RETURN(const kernels::UnitAtoms atoms, kernels::ReadUnitAtoms(dictionary));
   LEXICO_ASSIGN_OR_RETURN(auto prepared, kernels::PrepareDictionary(dictionary, stream));
   const int64_t n = vectors.dim(0);
-  prepared = kernels::DictionaryForCoding(std::move(prepared), n, sparsity, stream);
-  CodedVectors coded{.n_vectors = n, .sparsity = sparsity, .head_dim = atoms.head_dim};
+  const int sparsity = code.sparsity;
+  CodedVectors coded{
+      .n_vectors = n, .sparsity = sparsity, .head_dim = static_cast<int>(vectors.dim(1))};
   coded.atoms.resize(n * sparsity);
   coded.coefs.resize(n * sparsity);
+  coded.coef_values.resize(n * sparsity);
   coded.errors.resize(n);
-  kernels::OmpEncode({.x = {rows.data(), {n, coded.head_dim}},
-                      .dictionary = prepared.get(),
-                      .sparsity = sparsity,
-                      .error_threshold = error_threshold,
-                      .atoms = {coded.atoms.data(), {n, sparsity}},
-                      .coefs = {coded.coefs.data(), {n, sparsity}},
-                      .rel_error = {coded.errors.data(), {n}}},
-                     stream);
   coded.reconstruction.resize(n * coded.head_dim);
-  for (int64_t i = 0; i < n; ++i) {
-    float* out = &coded.reconstruction[i * coded.head_dim];
-    for (int64_t at = i * sparsity; at < (i + 1) * sparsity; ++at) {
-      const float coef = kernels::E4m3ToFloat(coded.coefs[at]);
-      const float* atom = &atoms.rows[static_cast<int64_t>(coded.atoms[at]) * coded.head_dim];
-      for (int j = 0; j < coded.head_dim; ++j) out[j] += coef * atom[j];
-    }
+  if (sparsity > 0) {
+    prepared = kernels::DictionaryForCoding(std::move(prepared), n, sparsity, stream);
+    kernels::OmpEncode({.x = {rows.data(), {n, coded.head_dim}},
+                        .dictionary = prepared.get(),
+                        .sparsity = sparsity,
+                        .error_threshold = error_threshold,
+                        .atoms = {coded.atoms.data(), {n, sparsity}},
+                        .coefs = {coded.coefs.data(), {n, sparsity}},
+                        .rel_error = {coded.errors.data(), {n}},
+                        .coefficients = {coded.coef_values.data(), {n, sparsity}}},
+                       stream);
   }
+  const kernels::cpu::Dictionary& atoms = kernels::cpu::AsCpu(*prepared);
+  for (int64_t i = 0; i < n; ++i) StoreOne(code, atoms, rows.data(), i, &coded);
   return coded;
 }
 
@@ -168,12 +194,11 @@ absl::StatusOr<FileMatrix> ReadMatrix(const std::string& path, const std::string
 
 absl::Status WriteCodedVectors(const std::string& path, const CodedVectors& coded) {
   const int64_t n = coded.n_vectors;
-  const std::vector<float> values = coded.coef_values();
   // By falling size of an element, so that each is aligned to its own.
   const std::vector<OutTensor> tensors = {
       Out("reconstruction", "F32", {n, coded.head_dim}, coded.reconstruction),
       Out("errors", "F32", {n}, coded.errors),
-      Out("coefficient_values", "F32", {n, coded.sparsity}, values),
+      Out("coefficient_values", "F32", {n, coded.sparsity}, coded.coef_values),
       Out("indices", "U16", {n, coded.sparsity}, coded.atoms),
       Out("coefficients", "U8", {n, coded.sparsity}, coded.coefs)};
   errno = 0;

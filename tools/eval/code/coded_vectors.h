@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/api/stream.h"
 #include "kernels/api/tensor.h"
+#include "proto/base/vector_code.h"
 
 namespace lexico::eval {
 
@@ -18,12 +19,12 @@ struct CodedVectors {
   int sparsity = 0;
   int head_dim = 0;
   std::vector<uint16_t> atoms;        // [n_vectors, sparsity], in greedy order, then zeros
-  std::vector<uint8_t> coefs;         // [n_vectors, sparsity] FP8 E4M3
-  std::vector<float> reconstruction;  // [n_vectors, head_dim], from atoms and coefs
+  std::vector<uint8_t> coefs;         // [n_vectors, sparsity] FP8 E4M3, or 4 bits and 0 above them
+  std::vector<float> coef_values;     // [n_vectors, sparsity], the numbers that coefs stand for
+  std::vector<float> reconstruction;  // [n_vectors, head_dim], of the whole code as it is stored
   std::vector<float> errors;          // [n_vectors], ||x - x^|| / ||x||; 0 for x = 0
 
-  std::vector<float> coef_values() const;  // [n_vectors, sparsity], the same numbers as coefs
-  double mean_atoms() const;               // coefficients that are not 0, of a vector
+  double mean_atoms() const;  // coefficients that are not 0, of a vector
 };
 
 struct ErrorSummary {
@@ -37,10 +38,11 @@ struct ErrorSummary {
 ErrorSummary Summarize(std::vector<float> errors);
 
 // dictionary [n_atoms, head_dim] F16 or F32, vectors [n_vectors, head_dim] F32, F16 or BF16, in
-// host memory; the stream is a CPU's. InvalidArgument for widths that differ, no vectors, too many
-// atoms, and numbers that are not finite, with the first vector that has one.
+// host memory; the stream is a CPU's. `code` is one of a profile. InvalidArgument for widths that
+// differ, no vectors, a code that the dictionary does not allow, and numbers that are not finite,
+// with the first vector that has one.
 absl::StatusOr<CodedVectors> CodeVectors(kernels::TensorView dictionary,
-                                         kernels::TensorView vectors, int sparsity,
+                                         kernels::TensorView vectors, const base::VectorCode& code,
                                          float error_threshold, const kernels::Stream& stream);
 
 // A tensor of a safetensors file, [., .] of any type of the kernels. NotFound names the nearest;

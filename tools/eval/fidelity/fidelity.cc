@@ -241,7 +241,7 @@ absl::Status CheckMethods(const FidelityOptions& options, const worker::ModelCon
   const int n_atoms = dictionary == nullptr ? 0 : dictionary->n_atoms();
   for (const base::Profile& profile : options.profiles) {
     LEXICO_RETURN_IF_ERROR(
-        base::CheckProfile(profile, base::SparsityMax(config.head_dim, n_atoms)));
+        base::CheckProfile(profile, {.head_dim = config.head_dim, .n_atoms = n_atoms}));
   }
   const RowShape shape{config.n_heads, config.n_kv_heads, config.head_dim};
   for (const auto& rival : options.rivals) LEXICO_RETURN_IF_ERROR(rival->Check(shape));

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "kernels/api/dictionary.h"
 #include "kernels/api/rows.h"
 #include "proto/base/check.h"
 #include "proto/base/limits.h"
@@ -53,7 +52,7 @@ absl::StatusOr<std::unique_ptr<ProfileDecoder>> ProfileDecoder::Create(
   size_t largest = 0;
   for (const base::Profile& profile : profiles) {
     KvLayout layout = worker::MakeKvLayout(decoder->context().shape, profile,
-                                           profile.is_dense() ? 0 : model.dictionary->n_atoms());
+                                           profile.has_atoms() ? model.dictionary->n_atoms() : 0);
     layout.window_tokens = static_cast<int>(n_tokens - n_coded + n_steps);
     largest = std::max({largest, layout.window_block_bytes(), layout.page_block_bytes()});
     decoder->layouts_.push_back(layout);
@@ -135,10 +134,7 @@ absl::Status ProfileDecoder::EncodeLayer(const KvLayout& layout, const LayerRows
   if (!layout.profile.is_dense()) {
     const auto n_vectors =
         static_cast<int64_t>(blocks.size()) * layout.page.page_tokens * layout.page.n_kv_heads;
-    for (auto* dictionary : {&dictionaries.k, &dictionaries.v}) {
-      *dictionary = kernels::DictionaryForCoding(std::move(*dictionary), n_vectors,
-                                                 layout.page.sparsity_k, context().stream);
-    }
+    dictionaries = worker::DictionariesForCoding(layout, dictionaries, n_vectors, context().stream);
   }
   return worker::EncodePages(layout, dictionaries, rows.k.data(), rows.v.data(), layer, blocks,
                              errors, context().stream, context().coder_scratch);
