@@ -31,8 +31,9 @@
 // Measured, H100 80GB, 28 Nov 2026, 32 query and 8 KV heads of 128, 4096 atoms, sparsity 16, us a
 // call (dense bf16 of cuDNN in the same run or, marked *, the day before): 1 x 131,072 tokens 87
 // (187*), 16 x 131,072 1,189 (2,745), 8 x 32,768 177 (359*), 1 x 32,768 46 (55*), 1 x 4,096 32
-// (13*). Value is bound by instructions (75 % of the cycles at 1 x 131,072), Score by shared memory
-// and DRAM (62 % each), short sequences by the latency of five kernels. More, and what was tried
+// (13*). In the form before, 85 us at 1 x 131,072, Value was bound by instructions (75 % of the
+// cycles) and Score by shared memory and DRAM (62 % each); short sequences are bound by the latency
+// of five kernels. All before launches overlapped (overlap.cuh). More, and what was tried
 // and dropped: docs/adr/0007-cuda-kernels.md.
 #include <algorithm>
 #include <type_traits>
