@@ -180,7 +180,8 @@ void AddCreate(CLI::App& session, Command& command) {
   create->add_option_function<std::string>(
       "--profile", [options](const std::string& profile) { options->request.set_profile(profile); },
       "How to code keys and values: dense; paper-sN with N atoms a vector, up to 64 and to the "
-      "model's head_dim; or a code such as kv4r1 or k2r2u-v4r1: atoms and residual bits of keys and "
+      "model's head_dim; or a code such as kv4r1 or k2r2u-v4r1: atoms and residual bits of keys "
+      "and "
       "of values (lexico models lists some; docs/adr/0015)");
   create->add_option("--format", options->format, "chat or raw; default: what the model has")
       ->check(CLI::IsMember({"chat", "raw"}));
