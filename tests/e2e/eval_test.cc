@@ -156,5 +156,51 @@ TEST(EvalTest, CodeWritesTheCodesOfATensor) {
   EXPECT_THAT(unknown.err, HasSubstr("choose a paper-sN"));
 }
 
+TEST(EvalTest, SweepsAndAtomsPrintWhatPlotsRead) {
+  const TempDir dir;
+  const Result recovery =
+      RunEval({"sweep", "recovery", "--n-atoms", "64", "--head-dim", "32", "--sparsities", "1,2",
+               "--noises", "0", "--vectors", "50", "--json", "--csv", dir.File("recovery.csv")});
+  ASSERT_EQ(recovery.exit_code, 0) << recovery.err;
+  const json rows = json::parse(recovery.out, nullptr, false)["rows"];
+  ASSERT_EQ(rows.size(), 2u);
+  EXPECT_EQ(rows[0]["exact_support"], 1);
+  EXPECT_THAT(ReadText(dir.File("recovery.csv")), HasSubstr("exact_support"));
+
+  const Result universality =
+      RunEval({"sweep", "universality", "--model", ModelDir(), "--texts",
+               "architecture=docs/ARCHITECTURE.md", "--tokens", "64", "--documents", "1",
+               "--vectors", "64", "--sparsities", "8", "--json"});
+  ASSERT_EQ(universality.exit_code, 0) << universality.err;
+  const json text = json::parse(universality.out, nullptr, false)["rows"][0];
+  EXPECT_EQ(text["text"], "architecture");
+  EXPECT_GT(text["error_k"], 0.1);
+  EXPECT_LT(text["error_k"], 0.6);
+
+  const std::string dictionary = ModelDir() + "/dictionaries/dictionary-N4096.safetensors";
+  const Result atoms =
+      RunEval({"atoms", "--dictionary", dictionary, "--model", ModelDir(), "--text",
+               "docs/ARCHITECTURE.md", "--tokens", "64", "--documents", "1", "--vectors", "64",
+               "--json", "--atoms", dir.File("atoms.json")});
+  ASSERT_EQ(atoms.exit_code, 0) << atoms.err;
+  EXPECT_EQ(json::parse(atoms.out, nullptr, false)["rows"].size(), 16u);
+  const json each = json::parse(ReadText(dir.File("atoms.json")), nullptr, false);
+  EXPECT_EQ(each["dictionaries"][15]["uses"].size(), 4096u);
+}
+
+TEST(EvalTest, SweepsRefuseWhatTheyCannotDo) {
+  EXPECT_EQ(RunEval({"sweep"}).exit_code, 2);
+  const Result sparsity = RunEval({"sweep", "recovery", "--head-dim", "16", "--sparsities", "17"});
+  EXPECT_EQ(sparsity.exit_code, 1);
+  EXPECT_THAT(sparsity.err, HasSubstr("1 to 16"));
+  const Result text = RunEval({"sweep", "universality", "--model", ModelDir(), "--texts",
+                               "short=docs/testing.md", "--tokens", "30000"});
+  EXPECT_EQ(text.exit_code, 1);
+  EXPECT_THAT(text.err, HasSubstr("short: the text has"));
+  const Result alone = RunEval({"atoms", "--dictionary", "x", "--model", ModelDir()});
+  EXPECT_EQ(alone.exit_code, 1);
+  EXPECT_THAT(alone.err, HasSubstr("go together"));
+}
+
 }  // namespace
 }  // namespace lexico::tests
