@@ -94,7 +94,7 @@ def draw_bars(rows):
                      color=COLORS[i % len(COLORS)], label=f"{dictionary}, {sparsity} atoms")
         axes.set_xticks(range(len(texts)), texts)
         style(axes, title)
-    all_axes[0].legend(frameon=False, fontsize=8)
+    figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
 
 
