@@ -23,14 +23,18 @@ struct Result {
   std::string err;
 };
 
-Result RunEval(std::vector<std::string> arguments) {
-  arguments.insert(arguments.begin(), Program("lexico-eval"));
+Result RunProgram(const std::string& name, std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), Program(name));
   Process process(arguments);
   Result result;
   result.exit_code = process.WaitForExit(absl::Seconds(120));
   result.out = process.out();
   result.err = process.err();
   return result;
+}
+
+Result RunEval(std::vector<std::string> arguments) {
+  return RunProgram("lexico-eval", std::move(arguments));
 }
 
 std::string ReadText(const std::string& path) {
@@ -186,6 +190,22 @@ TEST(EvalTest, SweepsAndAtomsPrintWhatPlotsRead) {
   EXPECT_EQ(json::parse(atoms.out, nullptr, false)["rows"].size(), 16u);
   const json each = json::parse(ReadText(dir.File("atoms.json")), nullptr, false);
   EXPECT_EQ(each["dictionaries"][15]["uses"].size(), 4096u);
+}
+
+TEST(InspectTest, ExitsWithWhatItFound) {
+  const Result sound = RunProgram("lexico-inspect", {ModelDir() + "/dictionaries", "--json"});
+  ASSERT_EQ(sound.exit_code, 0) << sound.err;
+  const json reports = json::parse(sound.out, nullptr, false);
+  ASSERT_FALSE(reports.empty());
+  EXPECT_EQ(reports[0]["kind"], "dictionary");
+  EXPECT_EQ(reports[0]["sound"], true);
+  const Result unknown = RunProgram("lexico-inspect", {"README.md"});
+  EXPECT_EQ(unknown.exit_code, 1);
+  EXPECT_THAT(unknown.out, HasSubstr("unknown"));
+  const Result absent = RunProgram("lexico-inspect", {"/nonexistent"});
+  EXPECT_EQ(absent.exit_code, 1);
+  EXPECT_THAT(absent.err, HasSubstr("/nonexistent"));
+  EXPECT_EQ(RunProgram("lexico-inspect", {}).exit_code, 2);
 }
 
 TEST(EvalTest, SweepsRefuseWhatTheyCannotDo) {
