@@ -33,6 +33,7 @@ absl::StatusOr<StoreOptions> ParseStoreOptions(int argc, const char* const* argv
   std::string host_bytes = "1GiB";
   std::string disk_bytes = "16GiB";
   std::string reserve_bytes = "64MiB";
+  std::string scrub_bytes = "4MiB";
 
   CLI::App app(
       "Keeps the pages and manifests of sessions in host memory and on disk, and serves them to "
@@ -57,6 +58,10 @@ absl::StatusOr<StoreOptions> ParseStoreOptions(int argc, const char* const* argv
       ->capture_default_str();
   app.add_option("--disk_reserve_bytes", reserve_bytes,
                  "what stays free on the file system for the index")
+      ->capture_default_str();
+  app.add_option("--scrub_bytes_per_s", scrub_bytes,
+                 "how fast pages on the disk are read again and verified in the background; 0: not "
+                 "at all")
       ->capture_default_str();
   app.add_flag("--rebuild_index", server.store.rebuild_index,
                "make the index of --data_dir anew from what can be read of it and from the "
@@ -87,6 +92,10 @@ absl::StatusOr<StoreOptions> ParseStoreOptions(int argc, const char* const* argv
       ParseTierBytes("--disk_bytes", disk_bytes, kDiskBytesMin, &server.store.disk_bytes));
   LEXICO_RETURN_IF_ERROR(
       ParseTierBytes("--disk_reserve_bytes", reserve_bytes, 0, &server.store.reserve_bytes));
+  size_t scrub_bytes_per_s = 0;
+  LEXICO_RETURN_IF_ERROR(
+      base::Annotate(base::ParseByteSize(scrub_bytes, &scrub_bytes_per_s), "--scrub_bytes_per_s"));
+  server.scrub_bytes_per_s = scrub_bytes_per_s;
   return options;
 }
 

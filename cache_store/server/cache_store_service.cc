@@ -16,6 +16,7 @@ namespace {
 
 constexpr char kVersion[] = "0.1.0";
 constexpr int kListPageDefault = 100;
+constexpr uint64_t kVerifyStepBytes = 1u << 20;
 // A full store is emptied by leases that end after a minute and by deleted sessions.
 constexpr absl::Duration kRetryWhenFull = absl::Seconds(5);
 constexpr absl::Duration kRetryWhenDown = absl::Milliseconds(500);
@@ -133,9 +134,49 @@ grpc::Status CacheStoreService::GetStatus(grpc::ServerContext*, const v1::GetSta
   }
   response->set_n_manifests(usage.n_manifests);
   response->set_n_checksum_failures(usage.n_checksum_failures);
+  if (usage.scrub_time_us != 0) {
+    *response->mutable_scrub_time() = rpc::TimeToProto(absl::FromUnixMicros(usage.scrub_time_us));
+  }
   response->set_bulk_port(bulk_port_);
   response->set_version(kVersion);
   return Finish("GetStatus", absl::OkStatus());
+}
+
+grpc::Status CacheStoreService::Verify(grpc::ServerContext* context,
+                                       const v1::VerifyRequest* request,
+                                       grpc::ServerWriter<v1::VerifyProgress>* writer) {
+  return Finish("Verify", VerifyAll(context, *request, writer));
+}
+
+absl::Status CacheStoreService::VerifyAll(grpc::ServerContext* context,
+                                          const v1::VerifyRequest& request,
+                                          grpc::ServerWriter<v1::VerifyProgress>* writer) {
+  v1::VerifyProgress progress;
+  progress.set_bytes_all(store_->usage().tiers.back().usage.bytes);
+  ScrubCursor cursor;
+  const absl::Time begin = absl::Now();
+  absl::Time told = begin;
+  while (!progress.done()) {
+    LEXICO_ASSIGN_OR_RETURN(const ScrubStep step, store_->Scrub(&cursor, kVerifyStepBytes));
+    progress.set_n_pages(progress.n_pages() + step.n_pages);
+    progress.set_bytes(progress.bytes() + step.bytes);
+    progress.set_n_damaged(progress.n_damaged() + step.damaged.size());
+    progress.set_n_repaired(progress.n_repaired() + step.n_repaired);
+    progress.set_done(step.pass_ended);
+    if (context->IsCancelled()) return absl::CancelledError("the client went away");
+    if (progress.done() || absl::Now() - told >= absl::Seconds(1)) {
+      told = absl::Now();
+      if (!writer->Write(progress)) return absl::CancelledError("the client went away");
+    }
+    if (request.bytes_per_second() == 0) continue;
+    // In pieces, so that a client that goes away is noticed.
+    const absl::Time due = begin + absl::Seconds(static_cast<double>(progress.bytes()) /
+                                                 static_cast<double>(request.bytes_per_second()));
+    while (absl::Now() < due && !context->IsCancelled()) {
+      absl::SleepFor(std::min(due - absl::Now(), absl::Milliseconds(100)));
+    }
+  }
+  return absl::OkStatus();
 }
 
 grpc::Status CacheStoreService::HasPages(grpc::ServerContext*, const v1::HasPagesRequest* request,

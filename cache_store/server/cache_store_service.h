@@ -51,8 +51,12 @@ class CacheStoreService final : public v1::CacheStore::Service {
                               v1::DeleteManifestResponse* response) override;
   grpc::Status ListManifests(grpc::ServerContext* context, const v1::ListManifestsRequest* request,
                              v1::ListManifestsResponse* response) override;
+  grpc::Status Verify(grpc::ServerContext* context, const v1::VerifyRequest* request,
+                      grpc::ServerWriter<v1::VerifyProgress>* writer) override;
 
  private:
+  absl::Status VerifyAll(grpc::ServerContext* context, const v1::VerifyRequest& request,
+                         grpc::ServerWriter<v1::VerifyProgress>* writer);
   // Counts the call, adds the reason and the retry time that its code stands for.
   grpc::Status Finish(const char* method, const absl::Status& status);
 

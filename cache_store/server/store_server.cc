@@ -18,6 +18,10 @@ absl::StatusOr<std::unique_ptr<StoreServer>> StoreServer::Start(const StoreServe
   }
   LEXICO_ASSIGN_OR_RETURN(
       server->server_, rpc::Server::Start(options.address, {server->service_.get()}, options.tls));
+  if (options.scrub_bytes_per_s > 0 && !options.store.data_dir.empty()) {
+    server->scrubber_ = std::make_unique<Scrubber>(
+        server->store_.get(), ScrubberOptions{.bytes_per_s = options.scrub_bytes_per_s});
+  }
   server->server_->SetServing(true);
   return server;
 }
@@ -28,6 +32,7 @@ void StoreServer::Shutdown(absl::Duration grace) {
   if (server_ != nullptr) server_->Shutdown(grace);
   server_.reset();
   bulk_.reset();
+  scrubber_.reset();
 }
 
 }  // namespace lexico::store

@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "cache_store/server/cache_store_service.h"
+#include "cache_store/tiers/scrubber.h"
 #include "cache_store/tiers/tiered_store.h"
 #include "cache_store/transfer/bulk_server.h"
 #include "proto/base/metrics.h"
@@ -20,6 +21,7 @@ struct StoreServerOptions {
   std::string metrics_address;                   // empty: metrics are not served
   rpc::TlsOptions tls;                           // of the control plane
   TieredStoreOptions store;
+  uint64_t scrub_bytes_per_s = 0;  // 0, and without a disk: no scrub
 };
 
 class StoreServer {
@@ -44,6 +46,7 @@ class StoreServer {
 
   base::Metrics metrics_;
   std::unique_ptr<TieredStore> store_;
+  std::unique_ptr<Scrubber> scrubber_;
   std::unique_ptr<BulkService> bulk_service_;
   std::unique_ptr<CacheStoreService> service_;
   std::unique_ptr<BulkServer> bulk_;

@@ -19,6 +19,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "cache_store/tiers/index.h"
+#include "cache_store/tiers/scrub.h"
 #include "cache_store/tiers/segment_table.h"
 #include "cache_store/tiers/tier.h"
 #include "proto/base/fault.h"
@@ -53,6 +54,11 @@ class DiskTier : public Tier {
   void SetClaimed(const PageKey& key, bool claimed, absl::Time now) override;
   TierUsage usage() const override;
 
+  // Verifies pages as they lie on the disk, in the order of segments, until `bytes_max` are read or
+  // a segment ends, and moves `cursor` on. Damaged ones are dropped. Unavailable: the disk fails;
+  // the cursor stays. Beside all other calls; one thread a cursor.
+  absl::StatusOr<ScrubStep> Scrub(ScrubCursor* cursor, uint64_t bytes_max);
+
   ManifestTable& manifests() { return *index_; }
   // Bytes of all segment files, dead ones included.
   uint64_t file_bytes() const;
@@ -84,6 +90,8 @@ class DiskTier : public Tier {
   absl::Status MovePages(std::span<const SegmentRecord> records);
   void DeleteDeadSegments();
   absl::Status CheckFreeSpace(uint64_t bytes);
+
+  static absl::Status VerifyOnDisk(const SegmentRecord& record, const SegmentFile& file);
 
   // A damaged page leaves the tier; returns the error for the reader.
   absl::Status DropDamaged(const PageKey& key, const Location& location, const SegmentFile& file,

@@ -226,6 +226,10 @@ absl::Status SegmentFile::Read(uint64_t offset, std::span<uint8_t> bytes) const 
   return absl::OkStatus();
 }
 
+void SegmentFile::DropCached(uint64_t offset, uint64_t bytes) const {
+  posix_fadvise(fd_, static_cast<off_t>(offset), static_cast<off_t>(bytes), POSIX_FADV_DONTNEED);
+}
+
 absl::StatusOr<SegmentScan> SegmentFile::Scan() const {
   SegmentScan scan;
   scan.end = kSegmentHeaderBytes;

@@ -60,6 +60,9 @@ class SegmentFile {
   absl::Status Truncate(uint64_t size);
   // Unavailable when the disk fails, DataLoss when the file ends before.
   absl::Status Read(uint64_t offset, std::span<uint8_t> bytes) const;
+  // What the page cache has of these bytes is forgotten, if it was written: the next Read asks the
+  // disk.
+  void DropCached(uint64_t offset, uint64_t bytes) const;
   // Verifies every record from the beginning. Unavailable when the disk fails.
   absl::StatusOr<SegmentScan> Scan() const;
   absl::Status Delete();

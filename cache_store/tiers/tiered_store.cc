@@ -4,6 +4,7 @@
 
 #include <functional>
 
+#include "cache_store/format/page.h"
 #include "proto/base/bytes.h"
 #include "proto/base/log.h"
 #include "proto/base/status.h"
@@ -287,8 +288,41 @@ std::vector<ManifestSummary> TieredStore::ListManifests(const std::string& start
   return summaries;
 }
 
+absl::StatusOr<ScrubStep> TieredStore::Scrub(ScrubCursor* cursor, uint64_t bytes_max) {
+  if (disk_ == nullptr) {
+    return absl::FailedPreconditionError(
+        "the store has no disk (--data_dir); pages in memory are verified by those who read them");
+  }
+  LEXICO_ASSIGN_OR_RETURN(ScrubStep step, disk_->Scrub(cursor, bytes_max));
+  for (const PageKey& key : step.damaged) step.n_repaired += Repair(key) ? 1 : 0;
+  metrics_->Counter("lexico_store_scrubbed_bytes_total").Increment(static_cast<double>(step.bytes));
+  metrics_->Counter("lexico_store_scrub_repaired_total")
+      .Increment(static_cast<double>(step.n_repaired));
+  if (step.pass_ended) {
+    const absl::Time now = clock_->Now();
+    scrub_time_us_ = absl::ToUnixMicros(now);
+    metrics_->Gauge("lexico_store_scrub_timestamp_seconds")
+        .Set(absl::ToDoubleSeconds(now - absl::UnixEpoch()));
+  }
+  UpdateMetrics();
+  return step;
+}
+
+bool TieredStore::Repair(const PageKey& key) {
+  const auto page = host_->Get(key, clock_->Now());
+  const ExpectedPage expected{.key = key};
+  if (!page.ok() || !DecodePage((*page)->bytes(), &expected).ok()) return false;
+  const NamedPage named{key, *page};
+  if (const absl::Status put = Put({&named, 1}); !put.ok()) {
+    spdlog::warn("scrub: {}", std::string(put.message()));
+    return false;
+  }
+  spdlog::info("scrub: page {} is on the disk again, from memory", key.ToHex());
+  return true;
+}
+
 StoreUsage TieredStore::usage() const {
-  StoreUsage usage;
+  StoreUsage usage{.scrub_time_us = scrub_time_us_};
   usage.tiers.push_back({host_->name(), host_->usage()});
   if (disk_ != nullptr) usage.tiers.push_back({disk_->name(), disk_->usage()});
   for (const auto& tier : usage.tiers) usage.n_checksum_failures += tier.usage.n_checksum_failures;

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -48,6 +49,7 @@ struct StoreUsage {
   std::vector<NamedTier> tiers;  // fastest first
   uint64_t n_manifests = 0;
   uint64_t n_checksum_failures = 0;
+  int64_t scrub_time_us = 0;  // since 1970: when the last whole scrub ended; 0: none since start
 };
 
 struct ManifestSummary {
@@ -90,6 +92,10 @@ class TieredStore {
   // At most `n_max` of them, by session id, the first after `start_after`.
   std::vector<ManifestSummary> ListManifests(const std::string& start_after, size_t n_max) const;
 
+  // DiskTier::Scrub; of a damaged page that memory still has, the disk gets a new copy.
+  // FailedPrecondition without a disk: pages in memory are verified by those who read them.
+  absl::StatusOr<ScrubStep> Scrub(ScrubCursor* cursor, uint64_t bytes_max);
+
   StoreUsage usage() const;
 
  private:
@@ -106,6 +112,7 @@ class TieredStore {
   absl::Status CheckEpoch(const std::string& session_id, uint64_t epoch) const;
   void Carry(const ClaimChange& change) ABSL_EXCLUSIVE_LOCKS_REQUIRED(claims_mutex_);
   void UpdateMetrics();
+  bool Repair(const PageKey& key);
   absl::Mutex& SessionMutex(const std::string& session_id) const;
   Tier& last_tier() const;
 
@@ -121,6 +128,7 @@ class TieredStore {
   mutable absl::Mutex claims_mutex_;
   Claims claims_ ABSL_GUARDED_BY(claims_mutex_);
   Tombstones tombstones_ ABSL_GUARDED_BY(claims_mutex_);
+  std::atomic<int64_t> scrub_time_us_ = 0;
   absl::Mutex metrics_mutex_;
   std::vector<TierUsage> exported_ ABSL_GUARDED_BY(metrics_mutex_);
 };

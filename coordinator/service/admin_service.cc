@@ -113,4 +113,24 @@ grpc::Status AdminService::DeleteOrphan(grpc::ServerContext* context,
   return recorder.Finish(store_->Delete(request->session_id(), request->epoch(), create_time));
 }
 
+grpc::Status AdminService::GetStoreStatus(grpc::ServerContext* context,
+                                          const v1::GetStatusRequest* request,
+                                          v1::StoreStatus* response) {
+  CallRecorder recorder(cluster_, "GetStoreStatus");
+  if (store_ == nullptr) return recorder.Finish(NoStoreGiven());
+  auto status = store_->Status();
+  if (status.ok()) *response = *std::move(status);
+  return recorder.Finish(status.status());
+}
+
+grpc::Status AdminService::VerifyStore(grpc::ServerContext* context,
+                                       const v1::VerifyRequest* request,
+                                       grpc::ServerWriter<v1::VerifyProgress>* writer) {
+  CallRecorder recorder(cluster_, "VerifyStore");
+  if (store_ == nullptr) return recorder.Finish(NoStoreGiven());
+  return recorder.Finish(store_->Verify(
+      *context, *request,
+      [writer](const v1::VerifyProgress& progress) { return writer->Write(progress); }));
+}
+
 }  // namespace lexico::coord

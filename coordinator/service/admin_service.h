@@ -22,6 +22,10 @@ class AdminService final : public v1::Admin::Service {
                            v1::ListOrphansResponse* response) override;
   grpc::Status DeleteOrphan(grpc::ServerContext* context, const v1::DeleteOrphanRequest* request,
                             v1::DeleteOrphanResponse* response) override;
+  grpc::Status GetStoreStatus(grpc::ServerContext* context, const v1::GetStatusRequest* request,
+                              v1::StoreStatus* response) override;
+  grpc::Status VerifyStore(grpc::ServerContext* context, const v1::VerifyRequest* request,
+                           grpc::ServerWriter<v1::VerifyProgress>* writer) override;
 
  private:
   absl::Status Drain(grpc::ServerContext* context, const std::string& worker_id,

@@ -47,6 +47,25 @@ absl::StatusOr<v1::ListManifestsResponse> StoreLink::List(const std::string& sta
   return response;
 }
 
+absl::StatusOr<v1::StoreStatus> StoreLink::Status() const {
+  v1::StoreStatus response;
+  grpc::ClientContext context;
+  rpc::SetTimeout(context, kTimeout);
+  LEXICO_RETURN_IF_ERROR(Answer(stub_->GetStatus(&context, {}, &response)));
+  return response;
+}
+
+absl::Status StoreLink::Verify(const grpc::ServerContext& context, const v1::VerifyRequest& request,
+                               const std::function<bool(const v1::VerifyProgress&)>& visit) const {
+  const auto call = grpc::ClientContext::FromServerContext(context);
+  const auto reader = stub_->Verify(call.get(), request);
+  v1::VerifyProgress progress;
+  while (reader->Read(&progress)) {
+    if (!visit(progress)) call->TryCancel();
+  }
+  return Answer(reader->Finish());
+}
+
 absl::Status StoreLink::Answer(const grpc::Status& status) const {
   const absl::Status answer =
       base::Annotate(rpc::FromGrpc(status), fmt::format("store {}", address_));

@@ -4,6 +4,7 @@
 // Thread safety: all methods may be called from any thread.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -23,6 +24,11 @@ class StoreLink {
 
   // As CacheStore.DeleteManifest; `create_time` unset is absl::InfinitePast().
   absl::Status Delete(const std::string& session_id, uint64_t epoch, absl::Time create_time) const;
+  absl::StatusOr<v1::StoreStatus> Status() const;
+  // As CacheStore.Verify; `visit` hears every message, and ends it with false. `context` is that of
+  // the caller, whose end is the end of this.
+  absl::Status Verify(const grpc::ServerContext& context, const v1::VerifyRequest& request,
+                      const std::function<bool(const v1::VerifyProgress&)>& visit) const;
   // The first thousand sessions after `start_after`.
   absl::StatusOr<v1::ListManifestsResponse> List(const std::string& start_after) const;
 

@@ -215,6 +215,48 @@ TEST_F(StoreLinkTest, WhatAnEarlierSessionOfAKnownIdLeftIsAnOrphan) {
   EXPECT_TRUE(IsStored("s")) << "the session of today keeps its manifest";
 }
 
+TEST_F(StoreLinkTest, TheStoreIsShownAndVerified) {
+  std::vector<store::NamedPage> pages;
+  for (uint64_t n = 0; n < 20; ++n) pages.push_back(store::MakeNamedPage(n));
+  ASSERT_TRUE(stored_->store().Put(pages).ok());
+  v1::StoreStatus status;
+  ASSERT_TRUE(admin_->GetStoreStatus(Context().get(), {}, &status).ok());
+  ASSERT_EQ(status.tiers_size(), 2);
+  EXPECT_EQ(status.tiers(1).tier(), "disk");
+  EXPECT_EQ(status.tiers(1).n_pages(), 20u);
+  EXPECT_FALSE(status.has_scrub_time());
+
+  const auto context = Context();
+  const auto reader = admin_->VerifyStore(context.get(), {});
+  v1::VerifyProgress progress;
+  while (reader->Read(&progress)) {
+  }
+  ASSERT_TRUE(reader->Finish().ok());
+  EXPECT_TRUE(progress.done());
+  EXPECT_EQ(progress.n_pages(), 20u);
+  EXPECT_EQ(progress.bytes(), 20u * 248);
+  EXPECT_EQ(progress.n_damaged(), 0u);
+  ASSERT_TRUE(admin_->GetStoreStatus(Context().get(), {}, &status).ok());
+  EXPECT_TRUE(status.has_scrub_time());
+}
+
+TEST_F(StoreLinkTest, AVerificationEndsWithItsClient) {
+  std::vector<store::NamedPage> pages;
+  for (uint64_t n = 0; n < 20; ++n) pages.push_back(store::MakeNamedPage(n));
+  ASSERT_TRUE(stored_->store().Put(pages).ok());
+  v1::VerifyRequest request;
+  request.set_bytes_per_second(1);
+  const auto context = Context();
+  context->set_deadline(absl::ToChronoTime(absl::Now() + absl::Milliseconds(300)));
+  const auto reader = admin_->VerifyStore(context.get(), request);
+  v1::VerifyProgress progress;
+  while (reader->Read(&progress)) {
+  }
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  StartStore();  // waits for its calls: would hang for hours otherwise
+  EXPECT_FALSE(IsStored("nothing"));
+}
+
 TEST_F(StoreLinkTest, TierOfAnOffloadedSessionIsWhereItsPagesAre) {
   AddWorker("w1");
   MakeStored("s");
@@ -234,6 +276,14 @@ TEST_F(DeletionTest, WithoutAStoreOrphansCannotBeListed) {
   const absl::Status status = rpc::FromGrpc(admin_->ListOrphans(Context().get(), {}, &response));
   EXPECT_THAT(status, StatusIs(kFailedPrecondition, "--store"));
   EXPECT_EQ(rpc::ReasonOf(status), "store_not_given");
+  v1::StoreStatus store;
+  EXPECT_EQ(rpc::ReasonOf(rpc::FromGrpc(admin_->GetStoreStatus(Context().get(), {}, &store))),
+            "store_not_given");
+  const auto context = Context();
+  const auto reader = admin_->VerifyStore(context.get(), {});
+  v1::VerifyProgress progress;
+  EXPECT_FALSE(reader->Read(&progress));
+  EXPECT_EQ(rpc::ReasonOf(rpc::FromGrpc(reader->Finish())), "store_not_given");
 }
 
 }  // namespace

@@ -105,6 +105,16 @@ TEST(LocalTest, SessionsLiveOnInTheDataDir) {
   const Result shown = local.Lexico({"session", "show", "notes", "--json"});
   ASSERT_EQ(shown.exit_code, 0) << shown.err;
   EXPECT_EQ(json::parse(shown.out)["state"], "offloaded");
+  const Result verified = local.Lexico({"store", "verify", "--json"});
+  ASSERT_EQ(verified.exit_code, 0) << verified.err;
+  const Result store = local.Lexico({"store", "status", "--json"});
+  ASSERT_EQ(store.exit_code, 0) << store.err;
+  const json status = json::parse(store.out);
+  EXPECT_EQ(status["n_manifests"], 1);
+  EXPECT_GT(status["tiers"][1]["n_pages"], 10);
+  EXPECT_FALSE(status["scrub_time"].is_null());
+  EXPECT_THAT(local.Lexico({"store", "status"}).out, HasSubstr("disk"));
+  EXPECT_THAT(local.Lexico({"store", "verify", "--rate", "1GiB"}).out, HasSubstr(" 0 damaged"));
   const Result asked = local.Lexico({"ask", "notes", document.questions[1]});
   ASSERT_EQ(asked.exit_code, 0) << asked.err;
   EXPECT_THAT(asked.out, HasSubstr(document.answers[1]));

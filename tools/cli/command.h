@@ -53,6 +53,9 @@ void AddStoreCommands(CLI::App& app, Command& command);
 void AddTokenCommands(CLI::App& app, Command& command);
 void AddInfoCommands(CLI::App& app, Command& command);
 
+// Of a subcommand without any.
+struct NoOptions {};
+
 // Binds a subcommand to its function: `run` gets the parsed options when the subcommand was chosen.
 template <typename Options>
 void Bind(CLI::App* subcommand, Command& command, std::shared_ptr<Options> options,

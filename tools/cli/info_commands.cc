@@ -11,7 +11,6 @@
 namespace lexico::cli {
 namespace {
 
-struct NoOptions {};
 struct MetricsOptions {
   bool markdown = false;
 };

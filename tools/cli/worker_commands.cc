@@ -16,7 +16,6 @@ struct DrainOptions {
   std::string worker;
   bool undo = false;
 };
-struct NoOptions {};
 
 std::vector<std::string> Row(const v1::Worker& worker) {
   const auto& load = worker.load();
