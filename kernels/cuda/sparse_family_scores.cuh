@@ -257,10 +257,12 @@ __device__ OnlineSums<kLanes> ScoreFamilyTile(const FamilyPages& keys, const Til
     WithFamilyRun(keys, [&](auto run) {
       AddAtomScore<decltype(run)>(keys, block_here, here.place, table, score);
     });
-    if (here.token >= n_tokens) continue;
-    scores[here.token] = score;
+    if (here.token < n_tokens) {
+      scores[here.token] = score;
 #pragma unroll
-    for (int g = 0; g < kLanes; ++g) sums.Add(g, {score.v[g], 1});
+      for (int g = 0; g < kLanes; ++g) sums.Add(g, {score.v[g], 1});
+    }
+    __syncwarp();  // products want the lanes in step
   }
   return sums;
 }

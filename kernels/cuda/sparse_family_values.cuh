@@ -153,6 +153,26 @@ __device__ void AddWeighted(const LevelTerms& terms, WeightedTokens tokens,
   }
 }
 
+// A pass's sums, rounded, to `rotated`.
+template <int kLanes, int kTiles>
+__device__ inline void AddTileSum(const float (&out)[kTiles][4], const FamilySums<kLanes>& sums,
+                                  int padded_dim, int pass, int32_t* rotated) {
+  const int lane = static_cast<int>(threadIdx.x % kWarp);
+  const int head = lane % 4;
+  if (head >= kLanes) return;
+  const float units = sums.rotated_units_per_one[head] / sums.shrink;
+#pragma unroll
+  for (int m = 0; m < kTiles; ++m) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const float sum = fmaf(out[m][2 * h + 1], kSecondPiece, out[m][2 * h]);
+      const int number = ValueNumber(padded_dim, pass, lane / 4, ValueBit(m, h));
+      atomicAdd(rotated + ValuePlace(padded_dim, number) * kLanes + head,
+                __float2int_rn(sum * units));
+    }
+  }
+}
+
 // Adds one tile to `rotated` [PaddedDim, kLanes] in shared memory, at ValuePlace. kTiles: products
 // of 16 numbers in a pass.
 template <int kLanes, int kTiles>
@@ -178,19 +198,8 @@ __device__ void AddResidualTile(const FamilyPages& values, const TilePages& tile
         AddWeighted<kTiles>(values.terms, tokens, out);
       }
     }
-    const int head = lane % 4;
-    if (head >= kLanes) continue;
-    const float units = sums.rotated_units_per_one[head] / sums.shrink;
-#pragma unroll
-    for (int m = 0; m < kTiles; ++m) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const float sum = fmaf(out[m][2 * h + 1], kSecondPiece, out[m][2 * h]);
-        const int number = ValueNumber(padded_dim, pass, lane / 4, ValueBit(m, h));
-        atomicAdd(rotated + ValuePlace(padded_dim, number) * kLanes + head,
-                  __float2int_rn(sum * units));
-      }
-    }
+    AddTileSum<kLanes, kTiles>(out, sums, padded_dim, pass, rotated);
+    __syncwarp();  // products want the lanes in step
   }
 }
 
