@@ -53,8 +53,8 @@ struct OmpEncodeArgs {
   MutableTensorView atoms;      // [n_vectors, sparsity]           U16
   MutableTensorView coefs;      // [n_vectors, sparsity]           U8, FP8 E4M3
   MutableTensorView rel_error;  // [n_vectors]                     F32
-  // The same coefficients before rounding, for other forms than FP8 (quantize_codes.h); CPU only.
-  // May be left out.
+  // The same coefficients before rounding, for other forms than FP8 (quantize_codes.h). May be left
+  // out.
   MutableTensorView coefficients;   // [n_vectors, sparsity]           F32
   int64_t* n_non_finite = nullptr;  // added to; may be null; on a GPU in its memory
 };

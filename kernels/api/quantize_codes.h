@@ -43,8 +43,9 @@ struct QuantizeCodesArgs {
   int64_t* n_non_finite = nullptr;  // added to
 };
 
-// Deterministic, and a page's bytes follow from its own vectors. CPU only as yet: CHECK-fails for
-// another device, which profiles were checked for (proto/base/profile.h).
+// Deterministic, and a page's bytes follow from its own vectors. Arrays lie in the stream's memory,
+// pages on a GPU aligned to 64 bytes with page_offset added. There the codes of a vector take the
+// order in which attention finds its look-ups soonest (kernels/cuda/code_order.h), else OMP's.
 void QuantizeCodes(const QuantizeCodesArgs& args, const Stream& stream);
 
 }  // namespace lexico::kernels

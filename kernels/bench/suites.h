@@ -5,6 +5,8 @@
 
 namespace lexico::kernels::bench {
 
+void CodingGpuSuite(Bench& bench);
+void CodingSuite(Bench& bench);
 void DenseAttentionGpuSuite(Bench& bench);
 void DenseAttentionSuite(Bench& bench);
 void ElementwiseGpuSuite(Bench& bench);
@@ -26,6 +28,7 @@ struct Suite {
 
 inline constexpr Suite kSuites[] = {
     {"omp_encode", OmpEncodeSuite, OmpEncodeGpuSuite},
+    {"coding", CodingSuite, CodingGpuSuite},
     {"sparse_attention", SparseAttentionSuite, SparseAttentionGpuSuite},
     {"matmul", MatMulSuite, MatMulGpuSuite},
     {"dense_attention", DenseAttentionSuite, DenseAttentionGpuSuite},

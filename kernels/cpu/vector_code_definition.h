@@ -1,7 +1,7 @@
 // Definition of a vector's code (proto/base/vector_code.h, kernels/api/residual.h,
 // kernels/api/quantize_codes.h): made and read one vector at a time, in double, in the order of the
-// formulas. Do not make it faster: it is what "correct" means. Coding runs it as it is
-// (kernels/cpu/quantize_codes.cc); what that costs beside the pursuit is not measured.
+// formulas. Do not make it faster: it is what "correct" means. Coding runs
+// kernels/cpu/quantize_codes.cc.
 #pragma once
 
 #include <array>

@@ -10,6 +10,7 @@
 #include "kernels/cuda/omp_encode.h"
 #include "kernels/cuda/open_device.h"
 #include "kernels/cuda/prefill_attention.h"
+#include "kernels/cuda/quantize_codes.h"
 #include "kernels/cuda/reconstruct.h"
 #include "kernels/cuda/rows.h"
 #include "kernels/cuda/shift_down.h"
@@ -77,6 +78,8 @@ void RoundToType(MutableTensorView x, DType type, int32_t* non_finite, const Str
 void StoreRows(const StoreRowsArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
 
 void PackCodes(const PackCodesArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
+
+void QuantizeCodes(const QuantizeCodesArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
 
 void PackDense(const PackDenseArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
 

@@ -24,7 +24,7 @@ struct CodePages {
         sparsity(value ? layout.sparsity_v : layout.sparsity_k),
         kind_bytes(page_offset + static_cast<int64_t>(layout.head_offset(value, 0))),
         head_bytes(static_cast<int64_t>(layout.head_bytes(value))),
-        atoms_bytes(static_cast<int64_t>(layout.atoms_bytes(sparsity))) {}
+        atoms_bytes(static_cast<int64_t>(layout.code(value).coefs_at(layout.page_tokens))) {}
 
   // The longest run, of 8, 4 or 1, that divides a vector's codes and is aligned in every page.
   // Pages are aligned to 64 bytes.
@@ -84,6 +84,8 @@ __device__ inline void LoadWords(const void* from, uint32_t (&words)[(kBytes + 3
 // ahead takes few registers.
 template <int kRun>
 struct CodeRun {
+  static constexpr int kCodes = kRun;
+  static constexpr bool kPacked = false;
   uint32_t atom_words[(2 * kRun + 3) / 4];
   uint32_t coef_words[(kRun + 3) / 4];
 

@@ -23,8 +23,8 @@ struct LaunchShape {
 };
 inline constexpr bool kOverlaps = true;
 
-// What a kernel may have without asking.
-inline constexpr size_t kSharedBytesDefault = 48 * 1024;
+// What a kernel may have without asking, beside 16 KiB that it declares itself.
+inline constexpr size_t kSharedBytesDefault = 32 * 1024;
 
 // "kernel Scores, grid 128 x 1 x 1, 1024 threads, 65536 bytes of shared memory".
 std::string LaunchText(const LaunchShape& shape);

@@ -164,6 +164,9 @@ void RunWave(const OmpEncodeArgs& args, const Gpu& gpu, int64_t first, int n) {
   Launch(gpu, StoreKernel<kParts>, {"OmpEncode Store", dim3(CeilDiv(n, kPursuitWarps)), threads},
          state, x, head_dim, atoms, args.atoms.as_mutable<uint16_t>() + first * sparsity,
          args.coefs.as_mutable<uint8_t>() + first * sparsity,
+         args.coefficients.data == nullptr
+             ? nullptr
+             : args.coefficients.as_mutable<float>() + first * sparsity,
          args.rel_error.as_mutable<float>() + first,
          reinterpret_cast<unsigned long long*>(args.n_non_finite));
 }

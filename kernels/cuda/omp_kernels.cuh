@@ -83,11 +83,12 @@ __global__ void __launch_bounds__(kWarp* kPursuitWarps, kBlocks)
                                            head_dim, stop);
 }
 
-// Codes in FP8 and their errors.
+// Codes in FP8 and their errors; coefficients before rounding where there is a place for them.
 template <int kParts>
 __global__ void StoreKernel(const __grid_constant__ OmpState state, const float* x, int head_dim,
                             const __grid_constant__ OmpAtoms dictionary, uint16_t* atoms,
-                            uint8_t* coefs, float* rel_error, unsigned long long* n_non_finite) {
+                            uint8_t* coefs, float* coefficients, float* rel_error,
+                            unsigned long long* n_non_finite) {
   const int vector = blockIdx.x * kPursuitWarps + threadIdx.x / kWarp;
   if (vector >= state.n_vectors) return;
   const int lane = threadIdx.x % kWarp;
@@ -99,11 +100,10 @@ __global__ void StoreKernel(const __grid_constant__ OmpState state, const float*
   for (int j = lane; j < state.sparsity; j += kWarp) {
     // Coefficients of rows as the file has them, but for the exact way.
     const float row_norm = j < n && state.exact[vector] == 0 ? dictionary.norms[taken[j]] : 1.0f;
+    const float c = j < n ? static_cast<float>(state.coefs[place + j] * row_norm * norm) : 0.0f;
     atoms[place + j] = j < n ? taken[j] : 0;
-    coefs[place + j] =
-        j < n ? __nv_cvt_float_to_fp8(static_cast<float>(state.coefs[place + j] * row_norm * norm),
-                                      __NV_SATFINITE, __NV_E4M3)
-              : 0;
+    coefs[place + j] = j < n ? __nv_cvt_float_to_fp8(c, __NV_SATFINITE, __NV_E4M3) : 0;
+    if (coefficients != nullptr) coefficients[place + j] = c;
   }
   if (!finite || norm == 0) {
     if (lane == 0) rel_error[vector] = finite ? 0.0f : NAN;

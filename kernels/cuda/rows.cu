@@ -19,9 +19,9 @@
 // from L2, 18.1 us.
 #include <algorithm>
 
-#include "kernels/cuda/code_order.h"
 #include "kernels/cuda/groups.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/order_codes.cuh"
 #include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/rows.h"
 #include "proto/base/limits.h"
@@ -64,22 +64,6 @@ __global__ void StoreRowsKernel(const float* k, const float* v, int64_t n, void*
   const int bad_values = __syncthreads_or(value && !finite);
   if (threadIdx.x == 0) {
     non_finite[seq] = (bad_keys != 0 ? kNonFiniteKey : 0) | (bad_values != 0 ? kNonFiniteValue : 0);
-  }
-}
-
-// The schedule [sparsity] of n_tokens tokens, atoms [n_tokens, sparsity] in shared memory, by all
-// lanes of a warp together, which do the same but for counting.
-__device__ void OrderGroup(const uint16_t* atoms, int sparsity, int n_tokens, TokenBanks* banks) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  BankCounts mine = 0;
-  for (int i = 0; lane < n_tokens && i < sparsity; ++i) mine += CountOf(atoms[lane * sparsity + i]);
-  BankCounts counts[kOrderTokens];
-#pragma unroll
-  for (int t = 0; t < kOrderTokens; ++t) counts[t] = __shfl_sync(~0u, mine, t);
-  BankSchedule schedule(counts);
-  for (int place = 0; place < sparsity; ++place) {
-    const TokenBanks next = schedule.Next(n_tokens);
-    if (lane == 0) banks[place] = next;
   }
 }
 

@@ -1,4 +1,5 @@
-// Decode attention over codes: which kernels run.
+// Decode attention over codes: which kernels run. For the paper's codes; those of other profiles:
+// sparse_family.cu.
 //
 // Five kernels a wave (sparse_attention_plan.h), each a grid over all its items:
 //
@@ -44,6 +45,7 @@
 #include "kernels/cuda/sparse_attention_products.cuh"
 #include "kernels/cuda/sparse_attention_scores.cuh"
 #include "kernels/cuda/sparse_attention_values.cuh"
+#include "kernels/cuda/sparse_family.h"
 
 namespace lexico::kernels::cuda {
 namespace {
@@ -56,14 +58,6 @@ void WithRun(int run, const Body& body) {
   if (run == 8) return body(Constant<8>());
   if (run == 4) return body(Constant<4>());
   return body(Constant<1>());
-}
-
-// Heads of a KV head that are handled together: few where the group is small, or where 4 of the
-// largest tables would not fit a block's shared memory.
-int LanesFor(int group, int n_atoms, size_t shared_bytes_max) {
-  int lanes = group >= 3 ? 4 : group;
-  while (lanes > 1 && (lanes * sizeof(float) * n_atoms + 1024) > shared_bytes_max) lanes /= 2;
-  return lanes;
 }
 
 template <int kLanes>
@@ -118,6 +112,7 @@ void RunWave(const SparseAttentionArgs& args, const Gpu& gpu, const SparsePlan& 
 }  // namespace
 
 void SparseAttention(const SparseAttentionArgs& args, const Stream& stream) {
+  if (!args.layout.is_paper()) return SparseFamilyAttention(args, stream);
   const Gpu& gpu = GpuOf(stream);
   const int group = static_cast<int>(args.q.dim(1)) / args.layout.n_kv_heads;
   const int n_atoms = std::max(args.dictionary_k->n_atoms(), args.dictionary_v->n_atoms());

@@ -2,7 +2,7 @@
 // through its tokens.
 #pragma once
 
-#include "kernels/cuda/codes.cuh"
+#include "kernels/cuda/family_codes.cuh"
 #include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/sparse_attention_plan.h"
 #include "kernels/cuda/warp.cuh"
@@ -50,11 +50,21 @@ struct OnlineSums {
   }
 };
 
+// Of the words of all lanes the largest, or of each half the largest.
+template <bool kHalves>
+__device__ inline uint32_t WarpLargest(uint32_t word) {
+  if constexpr (!kHalves) return __reduce_max_sync(kAllLanes, word);
+  return __reduce_max_sync(kAllLanes, word >> 16) << 16 |
+         __reduce_max_sync(kAllLanes, word & 0xffffu);
+}
+
 // What a block of ScoreKernel and ValueKernel does: tiles [tile_begin, tile_end) of one item, of
 // which an item's last blocks may have none.
 struct BlockWork {
   int seq;
   int item;
+  int share;     // which of the item's blocks
+  int n_shares;  // that it has
   int tile_begin;
   int tile_end;
 
@@ -67,13 +77,14 @@ struct BlockWork {
     }
     seq = low;
     const int most = plan.TilesPerBlock(seq);
-    const int per_item = (plan.n_tiles(seq) + most - 1) / most;
+    n_shares = (plan.n_tiles(seq) + most - 1) / most;
     const int place = block - plan.block_begin[seq];
     const int n_tiles = plan.UsedTiles(seq);
-    const int share = (n_tiles + per_item - 1) / per_item;
-    item = place / per_item;
-    tile_begin = place % per_item * share;
-    tile_end = min(tile_begin + share, n_tiles);
+    const int tiles = (n_tiles + n_shares - 1) / n_shares;
+    item = place / n_shares;
+    share = place % n_shares;
+    tile_begin = share * tiles;
+    tile_end = min(tile_begin + tiles, n_tiles);
   }
   __device__ int wave_item(const SparsePlan& plan) const { return seq * plan.n_items + item; }
 };
@@ -120,26 +131,28 @@ struct TokenPlace {
 
 // A lane's way through the codes of a tile: those of every 32nd token from `first` on, run by run.
 // The next run is on its way while one is used. All lanes of a warp together.
-template <int kRun>
+template <typename Run, typename Pages = CodePages>
 class TokenCodes {
  public:
-  __device__ TokenCodes(const CodePages& codes, const TilePages& tile, int first)
+  __device__ TokenCodes(const Pages& codes, const TilePages& tile, int first)
       : codes_(codes), tile_(tile), place_(first, codes.page_tokens) {
     LoadFirst();
   }
   __device__ int token() const { return place_.token; }
+  // Of the token at hand, packed codes only.
+  __device__ float scale() const { return HalfToFloat(scale_); }
 
   // The runs of the token at hand, in order; then the next token is at hand.
   template <typename Body>
   __device__ void ForEachRun(const Body& body) {
-    for (int left = codes_.sparsity - kRun; left > 0; left -= kRun) {
-      const CodeRun<kRun> run = ahead_;
-      atoms_ += kRun;
-      coefs_ += kRun;
+    for (int left = codes_.sparsity - Run::kCodes; left > 0; left -= Run::kCodes) {
+      const Run run = ahead_;
+      atoms_ += Run::kCodes;
+      coefs_ += Run::kCodes;
       ahead_.Load(atoms_, coefs_);
       body(run);
     }
-    const CodeRun<kRun> run = ahead_;
+    const Run run = ahead_;
     place_.Advance(kWarp, codes_.page_tokens);
     LoadFirst();
     body(run);
@@ -151,14 +164,16 @@ class TokenCodes {
     atoms_ = codes_.Atoms(block, place_.place);
     coefs_ = codes_.Coefs(block, place_.place);
     ahead_.Load(atoms_, coefs_);
+    if constexpr (Run::kPacked) scale_ = codes_.Scale(block, place_.place);
   }
 
-  const CodePages& codes_;
+  const Pages& codes_;
   const TilePages& tile_;
   TokenPlace place_;
   const uint16_t* atoms_;
   const uint8_t* coefs_;
-  CodeRun<kRun> ahead_;
+  Run ahead_;
+  uint16_t scale_;
 };
 
 }  // namespace lexico::kernels::cuda

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "kernels/cuda/residual_bits.h"
 #include "proto/base/check.h"
 
 namespace lexico::kernels::cuda {
@@ -17,21 +18,35 @@ constexpr int kSlackMax = 5;
 
 }  // namespace
 
-SparseArrays::SparseArrays(WorkspaceCutter& cutter, int64_t n_items, int64_t n_tiles,
-                           int64_t n_tokens, int lanes, int n_atoms_k, int n_atoms_v, int head_dim)
-    : tables(cutter.Take<float>(n_items * n_atoms_k * lanes)),
-      scores(cutter.Take<float>(n_tokens * lanes)),
-      tiles(cutter.Take<HeadSums>(n_tiles * lanes)),
-      coef_max(cutter.Take<uint32_t>(n_tiles)),
-      z(cutter.Take<int32_t>(n_items * n_atoms_v * lanes)),
-      heads(cutter.Take<HeadSums>(n_items * lanes)),
-      units(cutter.Take<float>(n_items * lanes)),
-      partial(cutter.Take<float>(CeilDiv(n_atoms_v, kRangeAtoms) * n_items * lanes * head_dim)) {}
+SparseArrays::SparseArrays(WorkspaceCutter& cutter, const SparseSizes& sizes, int64_t n_items,
+                           int64_t n_tiles, int64_t n_tokens)
+    : tables(cutter.Take<float>(n_items * sizes.n_atoms_k * sizes.lanes)),
+      scores(cutter.Take<float>(n_tokens * sizes.lanes)),
+      tiles(cutter.Take<HeadSums>(n_tiles * sizes.lanes)),
+      largest(cutter.Take<uint32_t>(n_tiles)),
+      z(cutter.Take<int32_t>(n_items * sizes.n_atoms_v * sizes.lanes)),
+      heads(cutter.Take<HeadSums>(n_items * sizes.lanes)),
+      units(cutter.Take<float>(n_items * sizes.lanes)),
+      partial(cutter.Take<float>(CeilDiv(sizes.n_atoms_v, kRangeAtoms) * n_items * sizes.lanes *
+                                 sizes.head_dim)),
+      rotated(cutter.Take<int32_t>(n_items * sizes.rotated_dim * sizes.lanes)),
+      rotated_units(cutter.Take<float>(sizes.rotated_dim > 0 ? n_items * sizes.lanes : 0)) {}
+
+int LanesFor(int group, int n_atoms, size_t shared_bytes_max, size_t other_bytes) {
+  int lanes = group >= 3 ? 4 : group;
+  while (lanes > 1 && lanes * sizeof(float) * n_atoms + other_bytes > shared_bytes_max) lanes /= 2;
+  return lanes;
+}
 
 SparsePlanner::SparsePlanner(const SparseAttentionArgs& args, int lanes, int n_multiprocessors,
                              size_t workspace_bytes)
     : args_(args),
-      lanes_(lanes),
+      sizes_{.lanes = lanes,
+             .n_atoms_k = args.layout.sparsity_k > 0 ? args.dictionary_k->n_atoms() : 0,
+             .n_atoms_v = args.layout.sparsity_v > 0 ? args.dictionary_v->n_atoms() : 0,
+             .head_dim = args.layout.head_dim,
+             .rotated_dim =
+                 args.layout.code(true).has_residual() ? PaddedDim(args.layout.head_dim) : 0},
       n_multiprocessors_(n_multiprocessors),
       workspace_bytes_(workspace_bytes),
       items_per_head_(static_cast<int>(CeilDiv(args.q.dim(1) / args.layout.n_kv_heads, lanes))),
@@ -51,8 +66,7 @@ int64_t SparsePlanner::TilesOf(int64_t seq) const {
 
 size_t SparsePlanner::BytesFor(int64_t n_items, int64_t n_tiles, int64_t n_tokens) const {
   WorkspaceCutter cutter(nullptr);
-  SparseArrays(cutter, n_items, n_tiles, n_tokens, lanes_, args_.dictionary_k->n_atoms(),
-               args_.dictionary_v->n_atoms(), args_.layout.head_dim);
+  SparseArrays(cutter, sizes_, n_items, n_tiles, n_tokens);
   return cutter.bytes();
 }
 
@@ -143,10 +157,8 @@ SparseArrays SparsePlanner::Arrays(const SparsePlan& plan, char* workspace) cons
   WorkspaceCutter cutter(workspace);
   const int64_t n_tokens =
       (plan.page_begin[plan.n_seqs] - plan.page_begin[0]) * plan.page_tokens * plan.n_items;
-  return SparseArrays(cutter, plan.n_wave_items(),
-                      static_cast<int64_t>(plan.tile_begin[plan.n_seqs]) * plan.n_items, n_tokens,
-                      lanes_, args_.dictionary_k->n_atoms(), args_.dictionary_v->n_atoms(),
-                      args_.layout.head_dim);
+  return SparseArrays(cutter, sizes_, plan.n_wave_items(),
+                      static_cast<int64_t>(plan.tile_begin[plan.n_seqs]) * plan.n_items, n_tokens);
 }
 
 }  // namespace lexico::kernels::cuda

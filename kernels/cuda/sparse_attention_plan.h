@@ -93,20 +93,38 @@ struct SparsePlan {
   }
 };
 
+// What the arrays of a wave depend on beside its items.
+struct SparseSizes {
+  int lanes;
+  int n_atoms_k;  // 0: keys have no atoms
+  int n_atoms_v;
+  int head_dim;
+  int rotated_dim;  // PaddedDim(head_dim) where values have a residual, else 0
+};
+
 // Arrays in the workspace; lanes innermost, so that what belongs to one code lies side by side.
 struct SparseArrays {
-  float* tables;       // [n_wave_items, n_atoms_k, lanes]   scale * <q, d_k>
-  float* scores;       // [tokens of all items, lanes]
-  HeadSums* tiles;     // [tiles of all items, lanes]
-  uint32_t* coef_max;  // [tiles of all items]               largest code of |coef_v|
-  int32_t* z;          // [n_wave_items, n_atoms_v, lanes]   fixed point
-  HeadSums* heads;     // [n_wave_items, lanes]
-  float* units;        // [n_wave_items, lanes]              what 1 in z stands for
-  float* partial;      // [n_ranges, n_wave_items, lanes, head_dim]
+  float* tables;      // [n_wave_items, n_atoms_k, lanes]   scale * <q, d_k>
+  float* scores;      // [tokens of all items, lanes]
+  HeadSums* tiles;    // [tiles of all items, lanes]
+  uint32_t* largest;  // [tiles of all items]               largest code of |coef_v|, or what
+                      //                                    sparse_family_scores.cuh says
+  int32_t* z;         // [n_wave_items, n_atoms_v, lanes]   fixed point
+  HeadSums* heads;    // [n_wave_items, lanes]
+  float* units;       // [n_wave_items, lanes]              what 1 in z stands for
+  float* partial;     // [n_ranges, n_wave_items, lanes, head_dim]
+  // Of value codes with a residual; empty without.
+  int32_t* rotated;      // [n_wave_items, PaddedDim(head_dim), lanes]  fixed point, in the rotated
+                         // space; numbers at ValuePlace (residual_bits.h)
+  float* rotated_units;  // [n_wave_items, lanes]            what 1 in it stands for
 
-  SparseArrays(WorkspaceCutter& cutter, int64_t n_items, int64_t n_tiles, int64_t n_tokens,
-               int lanes, int n_atoms_k, int n_atoms_v, int head_dim);
+  SparseArrays(WorkspaceCutter& cutter, const SparseSizes& sizes, int64_t n_items, int64_t n_tiles,
+               int64_t n_tokens);
 };
+
+// Heads of a KV head that are handled together: few where the group is small, or where 4 of the
+// largest tables and `other_bytes` would not fit a block's shared memory.
+int LanesFor(int group, int n_atoms, size_t shared_bytes_max, size_t other_bytes = 1024);
 
 class SparsePlanner {
  public:
@@ -126,7 +144,7 @@ class SparsePlanner {
   void SpreadPages(SparsePlan& plan) const;
 
   const SparseAttentionArgs& args_;
-  const int lanes_;
+  const SparseSizes sizes_;
   const int n_multiprocessors_;
   const size_t workspace_bytes_;
   const int items_per_head_;

@@ -40,7 +40,7 @@ __device__ OnlineSums<kLanes> ScoreTile(const CodePages& keys, const TilePages& 
                                         const Lanes<kLanes>* table, Lanes<kLanes>* scores) {
   const int n_tokens = tile.n_pages * keys.page_tokens;
   OnlineSums<kLanes> sums;
-  TokenCodes<kRun> codes(keys, tile, threadIdx.x % kWarp);
+  TokenCodes<CodeRun<kRun>> codes(keys, tile, threadIdx.x % kWarp);
   for (int first = 0; first < n_tokens; first += kWarp) {
     const int token = codes.token();
     Lanes<kLanes> score = {};
@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(kTileThreads, 1)
       const HeadSums head = sums.OfWarp(g);
       if (threadIdx.x % kWarp == 0) arrays.tiles[place * kLanes + g] = head;
     }
-    if (threadIdx.x % kWarp == 0) arrays.coef_max[place] = coef_max;
+    if (threadIdx.x % kWarp == 0) arrays.largest[place] = coef_max;
   }
 }
 

@@ -5,13 +5,11 @@
 
 namespace lexico::kernels {
 
-void CheckCodes(const PageLayout& layout, bool value, const PreparedDictionary* dictionary,
-                const Stream& stream) {
+void CheckCodes(const PageLayout& layout, bool value, const PreparedDictionary* dictionary) {
   LEXICO_CHECK(!layout.is_dense());
   LEXICO_CHECK_GE(layout.page_tokens, 1);
   LEXICO_CHECK_EQ(layout.page_tokens % 2, 0);
   LEXICO_CHECK_GE(layout.n_kv_heads, 1);
-  if (stream.kind() == DeviceKind::kCuda) LEXICO_CHECK(layout.is_paper());
   const VectorCode code = layout.code(value);
   LEXICO_CHECK(!code.is_empty());
   LEXICO_CHECK_GE(code.form.residual_bits, 0);

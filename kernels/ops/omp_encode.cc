@@ -31,7 +31,6 @@ void OmpEncode(const OmpEncodeArgs& args, const Stream& stream) {
   LEXICO_CHECK_EQ(args.rel_error.dim(0), n_vectors);
   LEXICO_CHECK_EQ(static_cast<int>(args.rel_error.dtype), static_cast<int>(DType::kF32));
   if (args.coefficients.data != nullptr) {
-    LEXICO_CHECK(stream.kind() == DeviceKind::kCpu);
     LEXICO_CHECK_EQ(args.coefficients.dim(0), n_vectors);
     LEXICO_CHECK_EQ(args.coefficients.dim(1), args.sparsity);
     LEXICO_CHECK(args.coefficients.dtype == DType::kF32);

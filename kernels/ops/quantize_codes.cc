@@ -1,6 +1,7 @@
 #include "kernels/api/quantize_codes.h"
 
 #include "kernels/cpu/quantize_codes.h"
+#include "kernels/cuda/quantize_codes.h"
 #include "kernels/ops/check_codes.h"
 
 namespace lexico::kernels {
@@ -8,7 +9,7 @@ namespace lexico::kernels {
 void QuantizeCodes(const QuantizeCodesArgs& args, const Stream& stream) {
   const PageLayout& layout = args.layout;
   const VectorCode code = layout.code(args.value);
-  CheckCodes(layout, args.value, args.dictionary, stream);
+  CheckCodes(layout, args.value, args.dictionary);
   LEXICO_CHECK(args.x.dtype == DType::kF32);
   LEXICO_CHECK_EQ(args.x.rank, 2);
   LEXICO_CHECK_EQ(args.x.dim(0) % (layout.page_tokens * layout.n_kv_heads), 0);
@@ -31,7 +32,7 @@ void QuantizeCodes(const QuantizeCodesArgs& args, const Stream& stream) {
     case DeviceKind::kCpu:
       return cpu::QuantizeCodes(args, stream);
     case DeviceKind::kCuda:
-      break;  // refused when a session is made
+      return cuda::QuantizeCodes(args, stream);
   }
   LEXICO_UNREACHABLE();
 }

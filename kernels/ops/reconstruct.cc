@@ -7,7 +7,7 @@
 namespace lexico::kernels {
 
 void Reconstruct(const ReconstructArgs& args, const Stream& stream) {
-  CheckCodes(args.layout, args.value, args.dictionary, stream);
+  CheckCodes(args.layout, args.value, args.dictionary);
   LEXICO_CHECK_GE(args.n_pages, 0);
   LEXICO_CHECK_EQ(args.out.rank, 3);
   LEXICO_CHECK_EQ(args.out.dim(0), args.n_pages * args.layout.page_tokens);

@@ -23,8 +23,8 @@ void SparseAttention(const SparseAttentionArgs& args, const Stream& stream) {
   const int64_t head_dim = args.q.dim(2);
   LEXICO_CHECK_EQ(static_cast<int>(args.q.dtype), static_cast<int>(DType::kF32));
   LEXICO_CHECK_GT(args.scale, 0.0f);
-  CheckCodes(args.layout, false, args.dictionary_k, stream);
-  CheckCodes(args.layout, true, args.dictionary_v, stream);
+  CheckCodes(args.layout, false, args.dictionary_k);
+  CheckCodes(args.layout, true, args.dictionary_v);
   LEXICO_CHECK_EQ(n_heads % args.layout.n_kv_heads, 0);
   LEXICO_CHECK_GE(n_heads, args.layout.n_kv_heads);
   LEXICO_CHECK_EQ(args.layout.head_dim, head_dim);

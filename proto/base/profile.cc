@@ -160,20 +160,14 @@ int SparsityMax(const CodingModel& model) {
 
 std::string AllowedProfiles(const CodingModel& model) {
   const int sparsity_max = SparsityMax(model);
-  const bool residuals = !model.paper_only && CanRotate(model.head_dim);
+  const bool residuals = CanRotate(model.head_dim);
   if (sparsity_max == 0) return residuals ? "dense, kv0r1, kv0r2u and kv0r3u" : "dense";
-  std::string names = fmt::format("dense and {} to {}", PaperName(1), PaperName(sparsity_max));
-  if (!model.paper_only) names += residuals ? ", and codes such as kv4r1" : ", and codes as kv16";
-  return names;
+  return fmt::format("dense and {} to {}, and codes {}", PaperName(1), PaperName(sparsity_max),
+                     residuals ? "such as kv4r1" : "as kv16");
 }
 
 absl::Status CheckProfile(const Profile& profile, const CodingModel& model) {
   if (profile.is_dense()) return absl::OkStatus();
-  if (model.paper_only && !profile.is_paper()) {
-    return absl::FailedPreconditionError(
-        fmt::format("profile {} is served by CPU workers only; on this device allowed are {}",
-                    profile.name, AllowedProfiles(model)));
-  }
   LEXICO_RETURN_IF_ERROR(CheckCode(profile, profile.k, model));
   return CheckCode(profile, profile.v, model);
 }

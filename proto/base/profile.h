@@ -51,8 +51,7 @@ absl::StatusOr<Profile> ParseProfile(std::string_view name);
 // What profiles depend on.
 struct CodingModel {
   int head_dim = 0;
-  int n_atoms = 0;          // 0: no dictionaries
-  bool paper_only = false;  // a device whose kernels have dense pages and the paper's codes only
+  int n_atoms = 0;  // 0: no dictionaries
 };
 
 // The most atoms a vector of a model can have: min(limits.h kSparsityMax, head_dim), and 0 where
@@ -62,7 +61,7 @@ int SparsityMax(const CodingModel& model);
 // For messages: "dense, paper-s1 to paper-s32, and ...", or "dense" alone.
 std::string AllowedProfiles(const CodingModel& model);
 
-// FailedPrecondition, with the remedy, for a profile that the model or its device does not have.
+// FailedPrecondition, with the remedy, for a profile that the model does not have.
 absl::Status CheckProfile(const Profile& profile, const CodingModel& model);
 
 // What a model is announced with, the default first (paper-s16; dense where that does not fit):

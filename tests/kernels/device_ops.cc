@@ -61,7 +61,11 @@ class OnDevice {
     return static_cast<const uint8_t* const*>(
         Copy(addresses.data(), addresses.size() * sizeof(void*)));
   }
+  uint8_t* const* Table(const std::vector<uint8_t*>& pages) {
+    return static_cast<uint8_t* const*>(Copy(pages.data(), pages.size() * sizeof(pages[0])));
+  }
   const PreparedDictionary* Dictionary(const PreparedDictionary* dictionary) {
+    if (dictionary == nullptr) return nullptr;
     const kernels::cpu::Dictionary& host = kernels::cpu::AsCpu(*dictionary);
     std::vector<float> rows;
     for (int a = 0; a < host.n_atoms(); ++a) {
@@ -143,6 +147,7 @@ void OmpEncodeThere(const kernels::OmpEncodeArgs& args, const PreparedDictionary
   there.atoms = device.Output(args.atoms);
   there.coefs = device.Output(args.coefs);
   there.rel_error = device.Output(args.rel_error);
+  if (args.coefficients.data != nullptr) there.coefficients = device.Output(args.coefficients);
   there.n_non_finite = device.Counter(args.n_non_finite);
   kernels::OmpEncode(there, stream);
   device.CopyOutputsBack();
@@ -160,6 +165,31 @@ void DeviceOps::OmpEncode(const kernels::OmpEncodeArgs& args, const TensorView& 
   if (stream_.kind() == DeviceKind::kCpu) return kernels::OmpEncode(args, stream_);
   OnDevice device(stream_);
   OmpEncodeThere(args, device.Dictionary(rows), device, stream_);
+}
+
+void DeviceOps::QuantizeCodes(const kernels::QuantizeCodesArgs& args) const {
+  if (stream_.kind() == DeviceKind::kCpu) return kernels::QuantizeCodes(args, stream_);
+  OnDevice device(stream_);
+  const kernels::PageLayout& layout = args.layout;
+  const int64_t n_pages = args.x.dim(0) / (layout.page_tokens * layout.n_kv_heads);
+  const auto page_bytes = static_cast<int64_t>(args.page_offset + layout.payload_bytes());
+  kernels::QuantizeCodesArgs there = args;
+  there.dictionary = device.Dictionary(args.dictionary);
+  there.x = device.Input(args.x);
+  if (layout.code(args.value).sparsity > 0) {
+    there.atoms = device.Input(args.atoms);
+    there.coefficients = device.Input(args.coefficients);
+  }
+  std::vector<uint8_t*> pages;
+  for (int64_t i = 0; i < n_pages; ++i) {
+    pages.push_back(
+        device.Output(MutableTensorView(args.pages[i], {page_bytes})).as_mutable<uint8_t>());
+  }
+  there.pages = device.Table(pages);
+  there.page_error = device.Output({args.page_error, {n_pages}}).as_mutable<float>();
+  there.n_non_finite = device.Counter(args.n_non_finite);
+  kernels::QuantizeCodes(there, stream_);
+  device.CopyOutputsBack();
 }
 
 void DeviceOps::DenseAttention(const kernels::DenseAttentionArgs& args) const {

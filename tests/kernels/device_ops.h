@@ -15,6 +15,7 @@
 #include "kernels/api/dictionary.h"
 #include "kernels/api/merge_partials.h"
 #include "kernels/api/omp_encode.h"
+#include "kernels/api/quantize_codes.h"
 #include "kernels/api/reconstruct.h"
 #include "kernels/api/sparse_attention.h"
 #include "kernels/api/stream.h"
@@ -33,6 +34,8 @@ class DeviceOps {
   // The same with a dictionary that a GPU reads as its file has it: args.dictionary, on the CPU,
   // was prepared from `rows`.
   void OmpEncode(const kernels::OmpEncodeArgs& args, const kernels::TensorView& rows) const;
+  // Pages as they were, too, where the op does not write.
+  void QuantizeCodes(const kernels::QuantizeCodesArgs& args) const;
   void DenseAttention(const kernels::DenseAttentionArgs& args) const;
   void PrefillAttention(const kernels::PrefillAttentionArgs& args) const;
   void MergePartials(std::span<const kernels::AttentionPart> parts,

@@ -538,8 +538,8 @@ TEST_P(OmpEncodeTest, ADictionaryForManyVectorsCodesFewToTheSameBits) {
   ExpectSameBits(Encode(x, *many, 8), Encode(x, *own, 8));
 }
 
-// On a CPU, where they are asked for; those of FP8 are what they round to.
-TEST(OmpEncodeCoefficientsTest, AreThoseOfTheDefinitionBeforeRounding) {
+// Where they are asked for; those of FP8 are what they round to.
+TEST_P(OmpEncodeTest, CoefficientsAreThoseOfTheDefinitionBeforeRounding) {
   std::mt19937 random(41);
   const auto dictionary = RandomDictionary(96, 24, random);
   std::vector<float> x = RandomNormal(7 * 24, random, 20.0f);
@@ -548,7 +548,7 @@ TEST(OmpEncodeCoefficientsTest, AreThoseOfTheDefinitionBeforeRounding) {
   std::vector<float> coefficients(7 * 5, kNan);
   OmpEncodeArgs args = ArgsFor(x, *dictionary, 5, codes);
   args.coefficients = MutableTensorView(coefficients.data(), {7, 5});
-  OmpEncode(args, Stream::Cpu(1));
+  Ops().OmpEncode(args);
   Codes expected;
   std::vector<float> defined(7 * 5, kNan);
   OmpEncodeArgs definition_args = ArgsFor(x, *dictionary, 5, expected);

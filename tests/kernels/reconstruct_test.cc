@@ -89,8 +89,7 @@ TEST_P(ReconstructTest, MatchesDefinition) {
   }
 }
 
-// On a CPU: GPUs do not have them yet.
-TEST(ReconstructFamilyTest, MatchesDefinition) {
+TEST_P(ReconstructTest, MatchesDefinitionOfEveryCode) {
   uint32_t seed = 50;
   for (const int head_dim : {8, 16, 64, 128, 256}) {
     for (const CodeForm& form : {CodeForm{4, 0}, {4, 1}, {8, 1}, {4, 2}, {8, 3}, {4, 3}}) {
@@ -105,7 +104,7 @@ TEST(ReconstructFamilyTest, MatchesDefinition) {
         std::vector<float> magnitude;
         const ReconstructArgs args = problem.Args(false, expected);
         definition::Reconstruct(args, problem.Args(false, magnitude).out);
-        const std::vector<float> actual = problem.Run(false, tests::DeviceOps(Stream::Cpu(1)));
+        const std::vector<float> actual = problem.Run(false, Ops());
         const auto n = static_cast<int64_t>(actual.size());
         // And log2(head_dim) additions of the rotation.
         EXPECT_TRUE(IsClose(TensorView(actual.data(), {n}), TensorView(expected.data(), {n}),

@@ -295,7 +295,7 @@ TEST_P(SparseAttentionTest, EqualsDenseAttentionOverReconstructedVectors) {
                              Ops());
 }
 
-// Shapes of every kind of code beside the paper's, K and V different; GPUs do not have them yet.
+// Shapes of every kind of code beside the paper's, K and V different.
 std::vector<Shape> FamilyShapes(int head_dim, int group, int page_tokens) {
   struct Half {
     int sparsity;
@@ -321,42 +321,176 @@ std::vector<Shape> FamilyShapes(int head_dim, int group, int page_tokens) {
   return shapes;
 }
 
-TEST(SparseFamilyTest, MatchesDefinition) {
+class SparseFamilyTest : public tests::DeviceTest {};
+LEXICO_TEST_ON_ALL_DEVICES(SparseFamilyTest);
+
+TEST_P(SparseFamilyTest, MatchesDefinition) {
   uint32_t seed = 100;
-  for (const int head_dim : {8, 16, 64, 128, 256}) {
-    for (const int group : {1, 2, 3, 5, 8, 17}) {
+  for (const int head_dim : {8, 16, 32, 64, 128, 256}) {
+    for (const int group : {1, 2, 3, 5, 8, 16, 17}) {
       for (const Shape& shape : FamilyShapes(head_dim, group, group % 2 == 0 ? 2 : 34)) {
         SCOPED_TRACE(fmt::format("{} seed {}", shape.Text(), seed));
-        Problem(shape, seed++).ExpectMatchesDefinition();
+        Problem(shape, seed++, Ops()).ExpectMatchesDefinition();
       }
     }
   }
 }
 
-TEST(SparseFamilyTest, EqualsDenseAttentionOverReconstructedVectors) {
-  for (const Shape& shape : FamilyShapes(32, 2, 8)) {
-    ExpectEqualsDenseAttention(shape, DeviceOps(Stream::Cpu(1)));
-  }
-}
-
-TEST(SparseFamilyTest, SameBitsWithOtherThreadCountsOverSeveralSplits) {
-  for (Shape shape : FamilyShapes(16, 4, 64)) {
-    shape.pages_per_seq = {140, 3};
-    SCOPED_TRACE(shape.Text());
-    const Problem problem(shape, 14);
-    const Outputs first = problem.Run();
-    problem.ExpectMatchesDefinition(/*ulps=*/512);
-    for (const int threads : {2, 5}) {
-      problem.ExpectSameBits(problem.Run(DeviceOps(Stream::Cpu(threads))), first);
+// Pages as a worker has them, several tiles a sequence, runs of 8, 4, 2 and 1 codes.
+TEST_P(SparseFamilyTest, MatchesDefinitionOnModelShapes) {
+  uint32_t seed = 300;
+  for (const int head_dim : {64, 128, 256}) {
+    for (const auto& [k, v] : {std::pair<VectorCode, VectorCode>{{2, {4, 2, true}}, {4, {4, 1}}},
+                               {{16, {4, 0}}, {16, {8, 0}}},
+                               {{8, {8, 1}}, {24, {4, 3}}},
+                               {{0, {8, 3}}, {0, {8, 2}}},
+                               {{5, {4, 3}}, {7, {4, 0}}}}) {
+      const Shape shape{.head_dim = head_dim,
+                        .n_atoms = 1024,
+                        .n_kv_heads = 2,
+                        .group = 4,
+                        .sparsity_k = k.sparsity,
+                        .sparsity_v = v.sparsity,
+                        .page_tokens = 32,
+                        .pages_per_seq = {7, 1},
+                        .form_k = k.form,
+                        .form_v = v.form};
+      SCOPED_TRACE(shape.Text());
+      Problem(shape, seed++, Ops()).ExpectMatchesDefinition();
     }
   }
 }
 
-TEST(SparseFamilyTest, SequencesDoNotSeeEachOthersPages) {
+TEST_P(SparseFamilyTest, CodesOfAtomsServeHeadsThatCannotBeRotated) {
+  for (const int head_dim : {12, 96}) {
+    for (const int coefficient_bits : {4, 8}) {
+      const Shape shape{.head_dim = head_dim,
+                        .group = 3,
+                        .sparsity_k = 16 / coefficient_bits,
+                        .sparsity_v = 6,
+                        .form_k = {.coefficient_bits = coefficient_bits},
+                        .form_v = {.coefficient_bits = 12 - coefficient_bits}};
+      SCOPED_TRACE(shape.Text());
+      Problem(shape, 23, Ops()).ExpectMatchesDefinition();
+    }
+  }
+}
+
+TEST_P(SparseFamilyTest, EqualsDenseAttentionOverReconstructedVectors) {
+  for (const int head_dim : {32, 128, 256}) {
+    for (const Shape& shape : FamilyShapes(head_dim, 2, 8))
+      ExpectEqualsDenseAttention(shape, Ops());
+  }
+}
+
+TEST_P(SparseFamilyTest, SameBitsWithOtherThreadCountsOverSeveralSplits) {
+  for (Shape shape : FamilyShapes(16, 4, 64)) {
+    shape.pages_per_seq = {140, 3};
+    SCOPED_TRACE(shape.Text());
+    const Problem problem(shape, 14, Ops());
+    const Outputs first = problem.Run();
+    problem.ExpectMatchesDefinition(/*ulps=*/512);
+    for (const int threads : {1, 2, 5}) problem.ExpectSameBits(problem.Run(Ops(threads)), first);
+  }
+}
+
+TEST_P(SparseFamilyTest, NeighboursDoNotChangeBits) {
+  for (Shape shape : FamilyShapes(128, 2, 4)) {
+    SCOPED_TRACE(shape.Text());
+    shape.n_kv_heads = 1;
+    shape.pages_per_seq = {2, 30};
+    Problem problem(shape, 15, Ops());
+    const Outputs both = problem.Run();
+    Outputs alone;
+    SparseAttentionArgs args = problem.Args(alone);
+    const int64_t page_begin[] = {0, 30};
+    args.q = TensorView(problem.q().data() + 2 * 128, {1, 2, 128});
+    args.pages += 2;
+    args.page_begin = page_begin;
+    args.out = MutableTensorView(alone.out.data(), {1, 2, 128});
+    args.max_score = MutableTensorView(alone.max_score.data(), {1, 2});
+    args.sum_exp = MutableTensorView(alone.sum_exp.data(), {1, 2});
+    Ops(/*threads=*/2).SparseAttention(args);
+    EXPECT_TRUE(SameBits(args.out, TensorView(both.out.data() + 2 * 128, {1, 2, 128})));
+  }
+}
+
+TEST_P(SparseFamilyTest, SequencesMayHaveFewerPagesThanTheirPlaces) {
+  for (Shape shape : FamilyShapes(64, 4, 4)) {
+    SCOPED_TRACE(shape.Text());
+    shape.pages_per_seq = {8, 16, 70, 0, 3};
+    Problem problem(shape, 31, Ops());
+    for (const std::vector<int32_t>& n_pages :
+         {std::vector<int32_t>{1, 9, 41, 0, 0}, {9, 17, 70, 5, 3}}) {
+      problem.set_n_pages(n_pages);
+      problem.ExpectMatchesDefinition();
+    }
+    const Outputs with_counts = problem.Run();
+    problem.set_n_pages({});
+    problem.ExpectSameBits(with_counts, problem.Run());
+  }
+}
+
+TEST_P(SparseFamilyTest, EmptySequencesAndZeroCodesGiveZeros) {
+  for (Shape shape : FamilyShapes(128, 2, 8)) {
+    SCOPED_TRACE(shape.Text());
+    shape.n_kv_heads = 1;
+    shape.pages_per_seq = {0, 1};
+    Problem problem(shape, 17, Ops());
+    std::fill_n(problem.pages().page(0), problem.layout().payload_bytes(), uint8_t{0});
+    const Outputs outputs = problem.Run();
+    EXPECT_EQ(outputs.max_score,
+              std::vector<float>({-std::numeric_limits<float>::infinity(),
+                                  -std::numeric_limits<float>::infinity(), 0, 0}));
+    EXPECT_EQ(outputs.sum_exp, std::vector<float>({0, 0, 8, 8}));
+    for (const float value : outputs.out) EXPECT_EQ(value, 0);
+  }
+}
+
+// Weights of an item whose shares differ by more than an integer's range, and scales of all sizes.
+TEST_P(SparseFamilyTest, FewTokensOutweighAllOthers) {
+  for (Shape shape : FamilyShapes(64, 4, 32)) {
+    SCOPED_TRACE(shape.Text());
+    shape.pages_per_seq = {20};
+    Problem problem(shape, 20, Ops());
+    for (const float scale : {3.0f, 30.0f}) {
+      problem.set_scale(scale);
+      problem.ExpectMatchesDefinition();
+    }
+  }
+}
+
+TEST_P(SparseFamilyTest, PagesMayLieAtAnOffsetFromTheirPointers) {
+  for (const Shape& shape : FamilyShapes(128, 2, 2)) {
+    SCOPED_TRACE(shape.Text());
+    Problem problem(shape, 18, Ops());
+    const Outputs expected = problem.Run();
+    const CodedPages::InBlocks blocks(problem.pages(), 192);
+    Outputs actual;
+    SparseAttentionArgs args = problem.Args(actual);
+    args.pages = blocks.pages();
+    args.page_offset = 192;
+    Ops().SparseAttention(args);
+    problem.ExpectSameBits(actual, expected);
+  }
+}
+
+TEST_P(SparseFamilyTest, SmallWorkspacesGiveTheSameBits) {
+  if (!on_gpu()) GTEST_SKIP() << "the CPU's op has no workspace";
+  for (Shape shape : FamilyShapes(64, 5, 32)) {
+    SCOPED_TRACE(shape.Text());
+    shape.pages_per_seq = {2, 0, 40, 1, 7};
+    const Problem problem(shape, 19, Ops());
+    const Outputs expected = problem.Run();
+    problem.ExpectSameBits(problem.Run(OpsWithWorkspace(100 << 10)), expected);
+  }
+}
+
+TEST_P(SparseFamilyTest, SequencesDoNotSeeEachOthersPages) {
   for (Shape shape : FamilyShapes(16, 2, 4)) {
     shape.pages_per_seq = {1, 2};
     SCOPED_TRACE(shape.Text());
-    Problem problem(shape, 13);
+    Problem problem(shape, 13, Ops());
     const Outputs clean = problem.Run();
     problem.pages().Poison(0);
     const Outputs poisoned = problem.Run();

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "kernels/api/omp_encode.h"
@@ -14,6 +15,7 @@
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/vector_code_definition.h"
 #include "tests/kernels/code_fixtures.h"
+#include "tests/kernels/device_ops.h"
 
 namespace lexico::kernels::definition {
 namespace {
@@ -297,21 +299,35 @@ TEST(VectorCodeTest, ZeroTinyAndHugeVectorsHaveFiniteCodes) {
   }
 }
 
-class QuantizeCodesTest : public testing::Test {
+// Both devices: bytes are those of the definition but, on a GPU, for the order of a vector's codes.
+class QuantizeCodesTest : public tests::DeviceTest {
  protected:
   static constexpr int kHeads = 2;
-  static constexpr int kTokens = 4;
-  static constexpr int kDim = 16;
   static constexpr int64_t kPages = 3;
   static constexpr size_t kOffset = 64;
-  static constexpr int64_t kVectors = kPages * kTokens * kHeads;
 
-  QuantizeCodesTest() : coder_(kDim, 9), x_(RandomNormal(kVectors * kDim, coder_.random)) {}
+  // Vectors of `tokens` tokens a page, with their pursuits.
+  struct Problem {
+    Problem(int dim, int page_tokens, uint32_t seed, float size = 1)
+        : coder(dim, seed),
+          tokens(page_tokens),
+          n_vectors(kPages * page_tokens * kHeads),
+          x(RandomNormal(n_vectors * dim, coder.random, size)) {}
 
-  PageLayout Layout(const VectorCode& code) const {
+    const float* vector(int64_t i) const { return x.data() + i * coder.head_dim; }
+
+    Coder coder;
+    int tokens;
+    int64_t n_vectors;
+    std::vector<float> x;
+    std::vector<uint16_t> atoms;
+    std::vector<float> coefficients;
+  };
+
+  static PageLayout Layout(const Problem& problem, const VectorCode& code) {
     return {.n_kv_heads = kHeads,
-            .head_dim = kDim,
-            .page_tokens = kTokens,
+            .head_dim = problem.coder.head_dim,
+            .page_tokens = problem.tokens,
             .sparsity_k = code.sparsity,
             .sparsity_v = 3,
             .form_k = code.form,
@@ -323,120 +339,184 @@ class QuantizeCodesTest : public testing::Test {
     std::vector<float> errors;
     int64_t n_non_finite = 0;
   };
-  Result Run(const VectorCode& code, int threads) {
-    atoms_.assign(kVectors * code.sparsity, 0);
-    coefficients_.assign(kVectors * code.sparsity, 0);
-    std::vector<uint8_t> coefs(kVectors * code.sparsity);
-    std::vector<float> rel_error(kVectors);
-    if (code.sparsity > 0) {
-      OmpEncode({.x = {x_.data(), {kVectors, kDim}},
-                 .dictionary = coder_.dictionary.get(),
-                 .sparsity = code.sparsity,
-                 .atoms = {atoms_.data(), {kVectors, code.sparsity}},
-                 .coefs = {coefs.data(), {kVectors, code.sparsity}},
-                 .rel_error = {rel_error.data(), {kVectors}},
-                 .coefficients = {coefficients_.data(), {kVectors, code.sparsity}}},
-                Stream::Cpu(1));
-    }
-    const PageLayout layout = Layout(code);
+  static void Pursue(Problem& problem, const VectorCode& code) {
+    const int64_t n = problem.n_vectors;
+    problem.atoms.assign(n * code.sparsity, 0);
+    problem.coefficients.assign(n * code.sparsity, 0);
+    if (code.sparsity == 0) return;
+    std::vector<uint8_t> coefs(n * code.sparsity);
+    std::vector<float> rel_error(n);
+    OmpEncode({.x = {problem.x.data(), {n, problem.coder.head_dim}},
+               .dictionary = problem.coder.dictionary.get(),
+               .sparsity = code.sparsity,
+               .atoms = {problem.atoms.data(), {n, code.sparsity}},
+               .coefs = {coefs.data(), {n, code.sparsity}},
+               .rel_error = {rel_error.data(), {n}},
+               .coefficients = {problem.coefficients.data(), {n, code.sparsity}}},
+              Stream::Cpu(1));
+  }
+  static Result Run(Problem& problem, const VectorCode& code, const tests::DeviceOps& ops) {
+    Pursue(problem, code);
+    const int64_t n = problem.n_vectors;
+    const PageLayout layout = Layout(problem, code);
     Result result{.pages = {}, .errors = std::vector<float>(kPages, -1)};
     std::vector<uint8_t*> pointers;
     for (int64_t p = 0; p < kPages; ++p) {
       result.pages.emplace_back(kOffset + layout.payload_bytes(), 0xee);
     }
     for (auto& page : result.pages) pointers.push_back(page.data());
-    QuantizeCodes({.layout = layout,
-                   .value = false,
-                   .dictionary = code.sparsity > 0 ? coder_.dictionary.get() : nullptr,
-                   .x = {x_.data(), {kVectors, kDim}},
-                   .atoms = {atoms_.data(), {kVectors, code.sparsity}},
-                   .coefficients = {coefficients_.data(), {kVectors, code.sparsity}},
-                   .pages = pointers.data(),
-                   .page_offset = kOffset,
-                   .page_error = result.errors.data(),
-                   .n_non_finite = &result.n_non_finite},
-                  Stream::Cpu(threads));
+    ops.QuantizeCodes({.layout = layout,
+                       .value = false,
+                       .dictionary = code.sparsity > 0 ? problem.coder.dictionary.get() : nullptr,
+                       .x = {problem.x.data(), {n, problem.coder.head_dim}},
+                       .atoms = {problem.atoms.data(), {n, code.sparsity}},
+                       .coefficients = {problem.coefficients.data(), {n, code.sparsity}},
+                       .pages = pointers.data(),
+                       .page_offset = kOffset,
+                       .page_error = result.errors.data(),
+                       .n_non_finite = &result.n_non_finite});
     return result;
   }
 
-  Coder coder_;
-  std::vector<float> x_;
-  std::vector<uint16_t> atoms_;
-  std::vector<float> coefficients_;
-};
+  // The same, with the codes of every vector in one order.
+  static std::vector<uint8_t> InOrder(const Problem& problem, const VectorCode& code,
+                                      const std::vector<uint8_t>& page) {
+    std::vector<uint8_t> ordered = page;
+    const PageLayout layout = Layout(problem, code);
+    for (int i = 0; i < problem.tokens * kHeads; ++i) {
+      uint8_t* block = ordered.data() + kOffset + layout.head_offset(false, i % kHeads);
+      CodedVector vector = LoadVector(code, layout.head_dim, block, problem.tokens, i / kHeads);
+      std::vector<std::pair<uint16_t, uint8_t>> codes;
+      for (int j = 0; j < code.sparsity; ++j) codes.emplace_back(vector.atoms[j], vector.coefs[j]);
+      std::sort(codes.begin(), codes.end());
+      for (int j = 0; j < code.sparsity; ++j) {
+        vector.atoms[j] = codes[j].first;
+        vector.coefs[j] = codes[j].second;
+      }
+      StoreVector(code, layout.head_dim, vector, block, problem.tokens, i / kHeads);
+    }
+    return ordered;
+  }
 
-TEST_F(QuantizeCodesTest, PagesHoldTheVectorsOfTheDefinition) {
-  for (const VectorCode& code : AllCodes()) {
-    SCOPED_TRACE(Text(code));
-    const Result result = Run(code, 1);
+  static void ExpectPagesOfTheDefinition(Problem& problem, const VectorCode& code,
+                                         const tests::DeviceOps& ops, bool any_order) {
+    const Result result = Run(problem, code, ops);
     EXPECT_EQ(result.n_non_finite, 0);
-    const PageLayout layout = Layout(code);
+    const PageLayout layout = Layout(problem, code);
+    const cpu::Dictionary& dictionary = cpu::AsCpu(*problem.coder.dictionary);
     for (int64_t p = 0; p < kPages; ++p) {
       std::vector<uint8_t> expected(kOffset + layout.payload_bytes(), 0xee);
       double errors = 0;
-      for (int i = 0; i < kTokens * kHeads; ++i) {
-        const int64_t at = p * kTokens * kHeads + i;
-        const float* x = x_.data() + at * kDim;
-        const CodedVector vector = EncodeVector(code, kDim, &cpu::AsCpu(*coder_.dictionary), x,
-                                                atoms_.data() + at * code.sparsity,
-                                                coefficients_.data() + at * code.sparsity);
-        StoreVector(code, kDim, vector,
-                    expected.data() + kOffset + layout.head_offset(false, i % kHeads), kTokens,
-                    i / kHeads);
-        const std::vector<double> exact(x, x + kDim);
-        errors += Norm(Minus(exact, coder_.Decode(code, vector))) / Norm(exact);
+      for (int i = 0; i < problem.tokens * kHeads; ++i) {
+        const int64_t at = p * problem.tokens * kHeads + i;
+        const float* x = problem.vector(at);
+        const CodedVector vector = EncodeVector(code, layout.head_dim, &dictionary, x,
+                                                problem.atoms.data() + at * code.sparsity,
+                                                problem.coefficients.data() + at * code.sparsity);
+        StoreVector(code, layout.head_dim, vector,
+                    expected.data() + kOffset + layout.head_offset(false, i % kHeads),
+                    problem.tokens, i / kHeads);
+        const std::vector<double> exact(x, x + layout.head_dim);
+        errors += Norm(exact) == 0
+                      ? 0
+                      : Norm(Minus(exact, problem.coder.Decode(code, vector))) / Norm(exact);
       }
-      EXPECT_EQ(result.pages[p], expected);
-      EXPECT_NEAR(result.errors[p], errors / (kTokens * kHeads), 1e-6);
+      if (any_order) {
+        EXPECT_EQ(InOrder(problem, code, result.pages[p]), InOrder(problem, code, expected));
+      } else {
+        EXPECT_EQ(result.pages[p], expected);
+      }
+      EXPECT_NEAR(result.errors[p], errors / (problem.tokens * kHeads), 1e-6);
+    }
+  }
+};
+LEXICO_TEST_ON_ALL_DEVICES(QuantizeCodesTest);
+
+TEST_P(QuantizeCodesTest, PagesHoldTheVectorsOfTheDefinition) {
+  for (const VectorCode& code : AllCodes()) {
+    SCOPED_TRACE(Text(code));
+    Problem problem(16, 4, 9);
+    ExpectPagesOfTheDefinition(problem, code, Ops(), on_gpu());
+  }
+}
+
+TEST_P(QuantizeCodesTest, PagesHoldTheVectorsOfTheDefinitionOnModelShapes) {
+  for (const int dim : {8, 64, 128, 256}) {
+    for (const VectorCode& code : {Code(2, 4, 2, true), Code(4, 4, 1, false), Code(8, 8, 3, true),
+                                   Code(0, 8, 3, false), Code(7, 4, 0, true)}) {
+      SCOPED_TRACE(fmt::format("{} head_dim {}", Text(code), dim));
+      Problem problem(dim, 34, 10);
+      ExpectPagesOfTheDefinition(problem, code, Ops(), on_gpu());
+    }
+  }
+  Problem problem(96, 4, 11);  // atoms alone
+  for (const VectorCode& code : {Code(40, 4, 0, false), Code(40, 8, 0, true)}) {
+    ExpectPagesOfTheDefinition(problem, code, Ops(), on_gpu());
+  }
+}
+
+TEST_P(QuantizeCodesTest, ZeroTinyAndHugeVectorsAreThoseOfTheDefinition) {
+  for (const VectorCode& code :
+       {Code(3, 4, 2, false), Code(3, 8, 1, true), Code(3, 4, 0, true), Code(0, 8, 3, true)}) {
+    for (const float size : {0.0f, 1e-30f, 1e-6f, 1e4f, 1e30f}) {
+      SCOPED_TRACE(fmt::format("{} size {}", Text(code), size));
+      Problem problem(64, 4, 12, size == 0 ? 1 : size);
+      if (size == 0) std::fill(problem.x.begin(), problem.x.end(), 0.0f);
+      ExpectPagesOfTheDefinition(problem, code, Ops(), on_gpu());
     }
   }
 }
 
-TEST_F(QuantizeCodesTest, SameBytesWithOtherThreadCounts) {
+TEST_P(QuantizeCodesTest, SameBytesWithOtherThreadCounts) {
   const VectorCode code = Code(4, 4, 1, false);
-  EXPECT_EQ(Run(code, 3).pages, Run(code, 1).pages);
+  Problem problem(16, 4, 9);
+  EXPECT_EQ(Run(problem, code, Ops(3)).pages, Run(problem, code, Ops(1)).pages);
 }
 
-TEST_F(QuantizeCodesTest, VectorsThatAreNotFiniteAreCountedAndStoredAsZero) {
+TEST_P(QuantizeCodesTest, VectorsThatAreNotFiniteAreCountedAndStoredAsZero) {
   const VectorCode code = Code(2, 4, 2, true);
-  const Result clean = Run(code, 1);
-  x_[5 * kDim + 3] = std::numeric_limits<float>::quiet_NaN();
-  x_[6 * kDim] = -std::numeric_limits<float>::infinity();
-  const Result result = Run(code, 1);
+  Problem problem(16, 4, 9);
+  const Result clean = Run(problem, code, Ops());
+  problem.x[5 * 16 + 3] = std::numeric_limits<float>::quiet_NaN();
+  problem.x[6 * 16] = -std::numeric_limits<float>::infinity();
+  const Result result = Run(problem, code, Ops());
   EXPECT_EQ(result.n_non_finite, 2);
   EXPECT_TRUE(std::isnan(result.errors[0]));
   EXPECT_EQ(result.errors[1], clean.errors[1]);
   EXPECT_EQ(result.pages[1], clean.pages[1]);
-  const PageLayout layout = Layout(code);
+  const PageLayout layout = Layout(problem, code);
   for (const int i : {5, 6}) {
     const DecodedVector zero =
         DecodeVector(layout, false, i % kHeads, i / kHeads, result.pages[0].data() + kOffset,
-                     &cpu::AsCpu(*coder_.dictionary));
-    EXPECT_EQ(zero.x, std::vector<double>(kDim, 0.0));
+                     &cpu::AsCpu(*problem.coder.dictionary));
+    EXPECT_EQ(zero.x, std::vector<double>(16, 0.0));
   }
 }
 
-TEST_F(QuantizeCodesTest, MalformedArgumentsDie) {
-  EXPECT_DEATH(Run(Code(0, 8, 0, false), 1), "is_empty|is_dense");
+TEST(QuantizeCodesDeathTest, MalformedArgumentsDie) {
   float x[12 * 4] = {};
   uint8_t page[1024];
   uint8_t* pages[] = {page};
   float error = 0;
   int64_t n = 0;
-  const PageLayout layout{.n_kv_heads = 1,
-                          .head_dim = 12,
-                          .page_tokens = 4,
-                          .form_k = {.residual_bits = 1},
-                          .form_v = {.residual_bits = 1}};
-  EXPECT_DEATH(QuantizeCodes({.layout = layout,
-                              .x = {x, {4, 12}},
-                              .atoms = {},
-                              .coefficients = {},
-                              .pages = pages,
-                              .page_error = &error,
-                              .n_non_finite = &n},
-                             Stream::Cpu(1)),
-               "CanRotate");
+  PageLayout layout{.n_kv_heads = 1,
+                    .head_dim = 12,
+                    .page_tokens = 4,
+                    .form_k = {.residual_bits = 1},
+                    .form_v = {.residual_bits = 1}};
+  const auto run = [&] {
+    QuantizeCodes({.layout = layout,
+                   .x = {x, {4, 12}},
+                   .atoms = {},
+                   .coefficients = {},
+                   .pages = pages,
+                   .page_error = &error,
+                   .n_non_finite = &n},
+                  Stream::Cpu(1));
+  };
+  EXPECT_DEATH(run(), "CanRotate");
+  layout.form_k = {};
+  EXPECT_DEATH(run(), "is_empty|is_dense");
 }
 
 }  // namespace

@@ -137,13 +137,6 @@ TEST(ProfileTest, WhatAMemberNeedsOfTheModelIsChecked) {
                                                    "power of two of at least 8; the model's "
                                                    "is 96; use atoms alone, as in kv16"));
   EXPECT_THAT(check("kv16", {96, 4096}), IsOk());
-  const CodingModel device{.head_dim = 128, .n_atoms = 4096, .paper_only = true};
-  EXPECT_THAT(check("paper-s16", device), IsOk());
-  EXPECT_THAT(check("dense", device), IsOk());
-  EXPECT_THAT(check("kv4r1", device),
-              StatusIs(StatusCode::kFailedPrecondition,
-                       "profile kv4r1 is served by CPU workers only; on this device allowed are "
-                       "dense and paper-s1 to paper-s64"));
 }
 
 TEST(ProfileTest, ListedProfilesFitAndBeginWithTheDefault) {
@@ -156,12 +149,6 @@ TEST(ProfileTest, ListedProfilesFitAndBeginWithTheDefault) {
   EXPECT_EQ(all.size(), 14u);
   for (const std::string& name : all) {
     EXPECT_THAT(CheckProfile(*ParseProfile(name), kModel), IsOk()) << name;
-  }
-  const std::vector<std::string> device =
-      ListedProfiles({.head_dim = 128, .n_atoms = 4096, .paper_only = true});
-  EXPECT_EQ(device.size(), 8u);
-  for (const std::string& name : device) {
-    EXPECT_TRUE(ParseProfile(name)->is_dense() || ParseProfile(name)->is_paper()) << name;
   }
 }
 

@@ -118,6 +118,7 @@ TEST_P(EngineDeviceTest, LongPromptsAreReadAlike) {
   // Thousands of codes, some of which differ as a whole, decide the answers: only the codes are
   // compared, and only those of rows that no rounding to BF16 moves.
   if (GetParam().dtype != std::string("float32")) return;
+  if (GetParam().profile == std::string("k2r2u-v4r1")) return;  // residuals follow from the atoms
   const auto on_cpu = engine_->Export("s", false);
   ASSERT_THAT(on_cpu, IsOk());
   EXPECT_GT(EqualShare(Payloads(once->pages), Payloads(on_cpu->pages)), 0.9);
@@ -148,11 +149,6 @@ TEST_P(EngineDeviceTest, SessionsMoveBetweenACpuAndAGpu) {
   const auto on_cpu = engine_->Export("s", true);
   const auto on_gpu = gpu_->Export("s", true);
   ASSERT_TRUE(Payloads(on_cpu->pages) == Payloads(on_gpu->pages));
-}
-
-TEST_P(EngineDeviceTest, ProfilesThatTheGpuDoesNotHaveAreRefused) {
-  EXPECT_THAT(gpu_->OpenSession({.session_id = "s", .profile = "kv4r1"}),
-              tests::StatusIs(absl::StatusCode::kFailedPrecondition, "served by CPU workers only"));
 }
 
 TEST_P(EngineDeviceTest, ARestoredSessionContinuesBitForBit) {
@@ -244,7 +240,11 @@ INSTANTIATE_TEST_SUITE_P(
                     DeviceCase{"DenseF16", "dense", "float16", 0.05f},
                     DeviceCase{"DenseBf16", "dense", "bfloat16", 0.25f},
                     DeviceCase{"CodesF32", "paper-s8", "float32", 0.3f},
-                    DeviceCase{"CodesBf16", "paper-s8", "bfloat16", 1.0f}),
+                    DeviceCase{"CodesBf16", "paper-s8", "bfloat16", 1.0f},
+                    DeviceCase{"FamilyF32", "k2r2u-v4r1", "float32", 0.3f},
+                    DeviceCase{"PackedBf16", "kv8", "bfloat16", 1.0f},
+                    // No atoms, so nothing is picked: only levels and scales may be rounded apart.
+                    DeviceCase{"ResidualF32", "kv0r3u", "float32", 0.1f}),
     [](const auto& parameter) { return std::string(parameter.param.name); });
 
 }  // namespace

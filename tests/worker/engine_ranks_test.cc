@@ -172,7 +172,9 @@ INSTANTIATE_TEST_SUITE_P(Models, EngineRanksTest,
                                          RanksCase{"Dense4", "dense", 4},
                                          RanksCase{"Codes4", "paper-s4", 4},
                                          RanksCase{"DenseGpu2", "dense", 2, "cuda"},
+                                         RanksCase{"Family2", "k2r2u-v4r1", 2},
                                          RanksCase{"CodesGpu2", "paper-s4", 2, "cuda", 0.3f},
+                                         RanksCase{"FamilyGpu2", "k2r2u-v4r1", 2, "cuda", 0.3f},
                                          RanksCase{"DenseGpu4", "dense", 4, "cuda"}),
                          [](const auto& test) { return std::string(test.param.name); });
 

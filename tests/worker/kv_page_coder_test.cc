@@ -125,9 +125,7 @@ TEST_P(PageCoderTest, DecodedPagesAreAsFarFromTheRowsAsTheirErrorsSay) {
   }
 }
 
-// On a CPU: GPUs do not have them yet.
 TEST_P(PageCoderTest, MembersOfTheFamilyAreCodedToTheirBytes) {
-  if (on_gpu()) GTEST_SKIP() << "GPUs have dense pages and the paper's codes";
   for (const char* profile : {"kv4", "kv4u", "kv0r1", "k2r2u-v4r1", "k0r3u-v8f8", "kv4f8r3"}) {
     SCOPED_TRACE(profile);
     const KvLayout layout = Layout(profile);
@@ -172,7 +170,6 @@ TEST_P(PageCoderTest, DensePagesGiveTheRowsBack) {
 TEST_P(PageCoderTest, VectorsThatAreNotFiniteAreCounted) {
   dictionaries_ = {Dictionary(), Dictionary()};
   for (const char* profile : {"paper-s8", "kv4r1", "kv0r2u"}) {
-    if (on_gpu() && std::string(profile) != "paper-s8") continue;
     ExpectNonFiniteCounted(Layout(profile));
   }
 }

@@ -45,7 +45,7 @@ absl::Status ReserveDevice(const EngineOptions& options, int n_atoms, ForwardCon
   LEXICO_RETURN_IF_ERROR(context->transformer_scratch.Reserve(*context->transformer));
   base::Profile largest{.name = "dense"};
   if (n_atoms > 0) {
-    // Of the paper's: a device has no others.
+    // What coding takes follows from the number of atoms.
     largest.k.sparsity = largest.v.sparsity =
         base::SparsityMax({.head_dim = config.head_dim, .n_atoms = n_atoms});
   }

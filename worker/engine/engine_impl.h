@@ -65,8 +65,7 @@ class Engine::Impl {
 
  private:
   static base::CodingModel CodingOf(const ForwardContext& context, int n_atoms) {
-    return {
-        .head_dim = context.shape.head_dim, .n_atoms = n_atoms, .paper_only = context.on_device()};
+    return {.head_dim = context.shape.head_dim, .n_atoms = n_atoms};
   }
   absl::StatusOr<KvLayout> LayoutOf(const std::string& profile) const;
   absl::StatusOr<std::shared_ptr<Session>> FindIdle(const std::string& session_id) const

@@ -112,6 +112,7 @@ absl::Status CoderScratch::Reserve(const KvLayout& layout, int64_t n_pages,
   const int64_t n_codes = n_vectors * std::max(page.sparsity_k, page.sparsity_v);
   LEXICO_RETURN_IF_ERROR(atoms_.Reserve(n_codes * sizeof(uint16_t), stream));
   LEXICO_RETURN_IF_ERROR(coefs_.Reserve(n_codes, stream));
+  LEXICO_RETURN_IF_ERROR(exact_coefs_.Reserve(n_codes * sizeof(float), stream));
   LEXICO_RETURN_IF_ERROR(errors_.Reserve(n_vectors * sizeof(float), stream));
   LEXICO_RETURN_IF_ERROR(page_errors_.Reserve(2 * n_pages * sizeof(float), stream));
   LEXICO_RETURN_IF_ERROR(pages_.Reserve(n_pages * sizeof(void*), stream));
