@@ -154,6 +154,14 @@ void PagePool::Retain(std::span<uint8_t* const> blocks) {
   }
 }
 
+bool PagePool::IsShared(const uint8_t* block) const {
+  const uint32_t index = SlabOf(block);
+  absl::MutexLock lock(&mutex_);
+  const Slab& slab = slabs_[index];
+  LEXICO_CHECK_GT(slab.block_bytes, size_t{0});
+  return slab.refs[(block - arena_ - index * slab_bytes_) / slab.block_bytes] > 1;
+}
+
 void PagePool::ReleaseOne(uint8_t* block) {
   const uint32_t index = SlabOf(block);
   Slab& slab = slabs_[index];

@@ -83,6 +83,9 @@ class PagePool {
   void Retain(std::span<uint8_t* const> blocks);
   void Release(std::span<uint8_t* const> blocks);
 
+  // Whether somebody else has a reference too.
+  bool IsShared(const uint8_t* block) const;
+
   int n_ranks() const { return static_cast<int>(arenas_.size()); }
   // Where a block, or any byte of it, lies on a rank.
   template <typename Byte>

@@ -41,8 +41,8 @@ struct WindowExport {
 
 struct SessionSnapshot {
   // Filled: tenant, profile, fingerprints, n_layers, page_tokens, errors, n_sealed_tokens, tokens
-  // (pending ones too), segments, keys. Left to the caller: session_id, parent_session_id,
-  // model_name, epoch, create_time_us, text_format, conversation.
+  // (pending ones too), segments, keys, demotions. Left to the caller: birth and min profile,
+  // session_id, parent_session_id, model_name, epoch, create_time_us, text_format, conversation.
   store::Manifest manifest;
   std::vector<PageExport> pages;      // [n_pages, n_layers], in the order of manifest.page_keys
   std::vector<WindowExport> windows;  // [n_layers]; empty without window or when not asked for
