@@ -162,7 +162,7 @@ TEST_F(KvDemotionTest, MemoryIsGivenBackPageByPage) {
   auto kv = Decoded("paper-s8", 300);
   const size_t used = pool_->usage().used_bytes;
   const KvLayout layout = Layout("paper-s2");
-  const size_t expected = BytesFreedBy(*pool_, *kv, layout);
+  const auto expected = static_cast<size_t>(BytesFreedBy(*pool_, *kv, layout));
   EXPECT_EQ(expected, kv->n_pages() * (BlockBytes(kv->layout().page_block_bytes()) -
                                        BlockBytes(layout.page_block_bytes())));
   auto demotion = Begin(&kv, layout);
@@ -200,7 +200,7 @@ TEST_F(KvDemotionTest, GoesOnDecodingAndSealing) {
 TEST_F(KvDemotionTest, AForkKeepsItsPages) {
   auto kv = Decoded("paper-s8", 300);
   auto fork = *kv->Fork();
-  EXPECT_EQ(BytesFreedBy(*pool_, *kv, Layout("paper-s4")), 0u);
+  EXPECT_EQ(BytesFreedBy(*pool_, *kv, Layout("paper-s4")), 0);
   kv = Demote(std::move(kv), "paper-s4");
   ExpectSamePages(*fork, *Decoded("paper-s8", 300));
   ExpectSamePages(*kv, *Demote(Decoded("paper-s8", 300), "paper-s4"));
@@ -234,10 +234,36 @@ TEST_F(KvDemotionTest, InAnEmptyPoolPagesBecomeSmallerWhereTheyAre) {
     ASSERT_TRUE(small.empty() || pool_->Acquire(Layout(to).page_block_bytes(), small));
     kv = Demote(std::move(kv), to, 2);
     ExpectSamePages(*kv, *expected);
-    EXPECT_GE(kv->memory().code_bytes + 64 * kv->n_pages(), code_bytes);
+    // They are all of a slab's, so that they could move to blocks of their size.
+    EXPECT_EQ(kv->memory().code_bytes, kv->n_pages() * kv->layout().page_block_bytes());
+    EXPECT_LT(kv->memory().code_bytes, code_bytes);
     pool_->Release(others);
     if (!small.empty()) pool_->Release(small);
   }
+}
+
+TEST_F(KvDemotionTest, WhatCannotMoveIsCountedAsItIs) {
+  auto expected = Demote(Decoded("paper-s8", 300), "paper-s4");
+  auto kv = Decoded("paper-s8", 300);
+  // Another session's page in the slab of these, and nothing else free.
+  std::vector<uint8_t*> neighbours(1);
+  ASSERT_TRUE(pool_->Acquire(kv->layout().page_block_bytes(), neighbours));
+  std::vector<uint8_t*> others(pool_->FreeBlocks(1 << 18));
+  ASSERT_TRUE(pool_->Acquire(1 << 18, others));
+  std::vector<uint8_t*> small(pool_->FreeBlocks(Layout("paper-s4").page_block_bytes()));
+  ASSERT_TRUE(pool_->Acquire(Layout("paper-s4").page_block_bytes(), small));
+  EXPECT_EQ(BytesFreedBy(*pool_, *kv, Layout("paper-s4")), 0);
+  const size_t code_bytes = kv->n_pages() * BlockBytes(kv->layout().page_block_bytes());
+  const KvLayout after = Layout("paper-s4");
+  kv = Demote(std::move(kv), "paper-s4");
+  ExpectSamePages(*kv, *expected);
+  EXPECT_EQ(kv->memory().code_bytes,
+            code_bytes -
+                kv->n_pages() * (BlockBytes(after.page_block_bytes()) - after.page_block_bytes()));
+  auto fork = kv->Fork();
+  pool_->Release(neighbours);
+  pool_->Release(others);
+  pool_->Release(small);
 }
 
 TEST_F(KvDemotionTest, PagesOfADemotedSessionHaveOtherNames) {

@@ -187,6 +187,10 @@ absl::StatusOr<SessionInfo> Engine::Describe(const std::string& session_id) cons
   return impl_->Describe(session_id);
 }
 std::vector<SessionInfo> Engine::List() const { return impl_->List(); }
+absl::StatusOr<SessionInfo> Engine::Demote(const std::string& session_id,
+                                           const std::string& profile) {
+  return impl_->Demote(session_id, profile);
+}
 absl::Status Engine::Drop(const std::string& session_id) { return impl_->Drop(session_id); }
 absl::StatusOr<SessionSnapshot> Engine::Export(const std::string& session_id,
                                                bool with_window) const {

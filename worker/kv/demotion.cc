@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <utility>
 
 #include "proto/base/check.h"
@@ -24,13 +25,17 @@ store::ChainScope DemotedScope(const SessionKv& kv, const base::Profile& profile
   return scope;
 }
 
-size_t BytesFreedBy(const PagePool& pool, const SessionKv& kv, const KvLayout& layout) {
-  const size_t before = BlockBytes(kv.layout().page_block_bytes());
-  const size_t after = BlockBytes(layout.page_block_bytes());
+int64_t BytesFreedBy(const PagePool& pool, const SessionKv& kv, const KvLayout& layout) {
+  const auto before = static_cast<int64_t>(BlockBytes(kv.layout().page_block_bytes()));
+  const auto after = static_cast<int64_t>(BlockBytes(layout.page_block_bytes()));
   if (after >= before) return 0;
-  size_t n_own = 0;
-  for (const uint8_t* block : kv.page_blocks()) n_own += pool.IsShared(block) ? 0 : 1;
-  return n_own * (before - after) * pool.n_ranks();
+  const int64_t n_shared = pool.CountShared(kv.page_blocks());
+  if (pool.FreeBlocks(layout.page_block_bytes()) <= n_shared &&
+      (n_shared > 0 || pool.SlabsFreedBy(kv.page_blocks()) == 0)) {
+    return 0;
+  }
+  const int64_t bytes = (kv.n_pages() - n_shared) * (before - after) - n_shared * after;
+  return std::max<int64_t>(bytes, 0) * pool.n_ranks();
 }
 
 float DemotedError(float before, float of_the_rest) {
@@ -135,6 +140,7 @@ void Demotion::RunSlice(int64_t n) {
     uint8_t*& block = parts_.page_blocks[next_ + i];
     if (targets[i] == block) {
       parts_.spare_bytes += before - after;
+      in_place_.push_back(next_ + i);
       continue;
     }
     freed_bytes_ += ((is_shared_[next_ + i] ? 0 : before) - after) * pool_->n_ranks();
@@ -142,6 +148,52 @@ void Demotion::RunSlice(int64_t n) {
     block = targets[i];
   }
   next_ += n;
+  if (done()) Repack();
+}
+
+bool Demotion::Move(std::span<const int64_t> pages) {
+  const size_t bytes = to_.page_block_bytes();
+  std::vector<uint8_t> memory(pages.size() * pool_->n_ranks() * bytes);
+  std::vector<uint8_t*> blocks;
+  for (const int64_t page : pages) blocks.push_back(parts_.page_blocks[page]);
+  const auto copies = [&] {
+    std::vector<HostCopy> all;
+    for (uint8_t* block : blocks) {
+      for (int rank = 0; rank < pool_->n_ranks(); ++rank) {
+        all.push_back({pool_->At(block, rank), memory.data() + all.size() * bytes, bytes, rank});
+      }
+    }
+    return all;
+  };
+  pool_->Download(copies());
+  if (!pool_->Exchange(bytes, blocks)) return false;
+  pool_->Upload(copies());
+  for (size_t i = 0; i < pages.size(); ++i) parts_.page_blocks[pages[i]] = blocks[i];
+  return true;
+}
+
+void Demotion::Repack() {
+  std::map<uint32_t, std::vector<int64_t>> by_slab;
+  for (const int64_t page : in_place_) {
+    by_slab[pool_->SlabOf(parts_.page_blocks[page])].push_back(page);
+  }
+  const auto gain = static_cast<int64_t>(BlockBytes(from_.page_block_bytes()) -
+                                         BlockBytes(to_.page_block_bytes()));
+  // A slab that becomes free makes room for pages of others.
+  for (bool is_moving = true; is_moving;) {
+    is_moving = false;
+    for (auto it = by_slab.begin(); it != by_slab.end();) {
+      if (!Move(it->second)) {
+        ++it;
+        continue;
+      }
+      const auto n = static_cast<int64_t>(it->second.size());
+      freed_bytes_ += n * gain * pool_->n_ranks();
+      parts_.spare_bytes -= n * gain;
+      it = by_slab.erase(it);
+      is_moving = true;
+    }
+  }
 }
 
 std::unique_ptr<SessionKv> Demotion::Finish() {

@@ -10,8 +10,10 @@
 // A page goes to a block of its new size and its old block is given back at once, so the memory of
 // one slice is all that is needed on top. A page that others hold too (forks, snapshots on their
 // way to the store) needs a block in any case: those are taken by Begin, so nothing fails later.
-// Should the pool be emptied by others meanwhile, a page stays in its old block, the end of which
-// is then lost; with its memory as it is, the session is a demoted one all the same.
+// Where the pool has no block at all, a page becomes smaller where it is; at the end such pages
+// move to blocks of their size, a slab of the pool at a time through memory of the host, as far as
+// slabs are theirs alone. What stays loses the end of its block, and is counted
+// (Parts::spare_bytes).
 //
 // Pages that were coded ahead are dropped and will be coded again. Window, log and segments stay.
 //
@@ -33,9 +35,9 @@ namespace lexico::worker {
 // The scope of a session after its demotion to `profile`.
 store::ChainScope DemotedScope(const SessionKv& kv, const base::Profile& profile);
 
-// Bytes of the pool that a demotion to `layout` would free, on all ranks: of pages that nobody else
-// holds.
-size_t BytesFreedBy(const PagePool& pool, const SessionKv& kv, const KvLayout& layout);
+// Bytes of the pool that a demotion to `layout` would free, on all ranks, less the copies of shared
+// pages; 0 where the pool has no room for those, or nowhere to begin.
+int64_t BytesFreedBy(const PagePool& pool, const SessionKv& kv, const KvLayout& layout);
 
 // The estimate for a demoted page of the mean error over its vectors: what was left out before and
 // what is left out now are orthogonal.
@@ -71,6 +73,9 @@ class Demotion {
   // Where the next n pages go.
   std::vector<uint8_t*> TakeTargets(int64_t n);
   void DemoteLayer(int layer, std::span<uint8_t* const> targets);
+  // Pages that became smaller where they were, to blocks of their size.
+  void Repack();
+  bool Move(std::span<const int64_t> pages);
 
   PagePool* const pool_;
   const std::vector<CoderOfRank> coders_;
@@ -81,6 +86,7 @@ class Demotion {
   SessionKv::Parts parts_;            // its page_blocks: new ones up to next_, then old ones
   std::vector<bool> is_shared_;       // [n_pages]
   std::vector<uint8_t*> for_shared_;  // blocks that are left for shared pages
+  std::vector<int64_t> in_place_;     // pages
   int64_t next_ = 0;
   int64_t freed_bytes_ = 0;
 };

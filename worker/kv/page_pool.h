@@ -85,6 +85,15 @@ class PagePool {
 
   // Whether somebody else has a reference too.
   bool IsShared(const uint8_t* block) const;
+  int64_t CountShared(std::span<const uint8_t* const> blocks) const;
+  // Of slabs that would be free if these blocks, each named once, lost a reference.
+  int64_t SlabsFreedBy(std::span<const uint8_t* const> blocks) const;
+  // Gives each of `blocks` back and fills its place with one of at least `bytes`, undefined, also
+  // where the pool is full but for what they leave; or does nothing and returns false. REQUIRES: as
+  // Release; nobody else has references.
+  bool Exchange(size_t bytes, std::span<uint8_t*> blocks);
+  // The same number for blocks of one slab.
+  uint32_t SlabOf(const uint8_t* block) const;
 
   int n_ranks() const { return static_cast<int>(arenas_.size()); }
   // Where a block, or any byte of it, lies on a rank.
@@ -135,7 +144,12 @@ class PagePool {
   void OpenSlab(size_t block_bytes, SizeClass& size_class) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CloseSlab(uint32_t index, SizeClass& size_class) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RemoveFromOpen(uint32_t index, SizeClass& size_class) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  uint32_t SlabOf(const uint8_t* block) const;
+  // Whether there are n blocks, with so many more free slabs.
+  bool Fits(size_t block_bytes, int64_t n, int64_t more_slabs)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  uint32_t RefsOf(const uint8_t* block) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  int64_t SlabsFreedLocked(std::span<const uint8_t* const> blocks) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CheckInvariant() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // Constant after construction.

@@ -163,6 +163,9 @@ absl::StatusOr<std::unique_ptr<SessionImport>> SessionImport::Begin(
   std::unique_ptr<SessionImport> import(new SessionImport(pool, layout, scope));
   import->log_.assign(manifest.tokens.begin(), manifest.tokens.end());
   import->segments_ = manifest.segments;
+  import->birth_profile_ =
+      manifest.birth_profile.empty() ? manifest.profile : manifest.birth_profile;
+  import->min_profile_ = manifest.min_profile;
   import->page_keys_ = manifest.page_keys;
   import->window_keys_ = manifest.window_keys;
   import->n_pages_ = static_cast<int64_t>(manifest.n_sealed_tokens / manifest.page_tokens);
