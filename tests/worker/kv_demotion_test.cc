@@ -242,6 +242,24 @@ TEST_F(KvDemotionTest, InAnEmptyPoolPagesBecomeSmallerWhereTheyAre) {
   }
 }
 
+TEST_F(KvDemotionTest, ASpareSlabIsAPlaceToBegin) {
+  pool_->KeepSpare(1);
+  auto expected = Demote(Decoded("paper-s8", 300), "paper-s4");
+  auto kv = Decoded("paper-s8", 300);
+  std::vector<uint8_t*> neighbours(1);
+  ASSERT_TRUE(pool_->Acquire(kv->layout().page_block_bytes(), neighbours));
+  std::vector<uint8_t*> others(pool_->FreeBlocks(1 << 18));
+  ASSERT_TRUE(pool_->Acquire(1 << 18, others));
+  std::vector<uint8_t*> small(pool_->FreeBlocks(Layout("paper-s4").page_block_bytes()));
+  ASSERT_TRUE(pool_->Acquire(Layout("paper-s4").page_block_bytes(), small));
+  EXPECT_EQ(pool_->free_slabs(), 0);
+  EXPECT_GT(BytesFreedBy(*pool_, *kv, Layout("paper-s4")), 0);
+  kv = Demote(std::move(kv), "paper-s4");
+  ExpectSamePages(*kv, *expected);
+  EXPECT_EQ(kv->memory().code_bytes, kv->n_pages() * kv->layout().page_block_bytes());
+  for (auto* blocks : {&neighbours, &others, &small}) pool_->Release(*blocks);
+}
+
 TEST_F(KvDemotionTest, WhatCannotMoveIsCountedAsItIs) {
   auto expected = Demote(Decoded("paper-s8", 300), "paper-s4");
   auto kv = Decoded("paper-s8", 300);

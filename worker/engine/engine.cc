@@ -21,6 +21,8 @@ namespace {
 // one block of pages, which hold a fifth of the tokens of the largest block, a session's windows.
 constexpr size_t kSlabBytesMin = size_t{1} << 20;
 constexpr size_t kLargestBlocksPerSlab = 2;
+// A pool of so many slabs keeps one spare: at most 3 % of it.
+constexpr int64_t kSlabsOfASpare = 32;
 
 kernels::DType CacheType(const ModelConfig& config) {
   if (config.dtype == "bfloat16") return kernels::DType::kBF16;
@@ -133,9 +135,14 @@ absl::StatusOr<std::unique_ptr<PagePool>> MakePool(
   staging.half_bytes = std::max(staging.half_bytes, BlockBytes(dense.StoredPage().payload_bytes()));
   std::vector<kernels::Stream> streams;
   for (const auto& context : contexts) streams.push_back(context->stream);
-  return PagePool::CreateForRanks(
-      kv_bytes, std::max(kSlabBytesMin, kLargestBlocksPerSlab * dense.window_block_bytes()),
-      streams, staging);
+  LEXICO_ASSIGN_OR_RETURN(
+      auto pool,
+      PagePool::CreateForRanks(
+          kv_bytes, std::max(kSlabBytesMin, kLargestBlocksPerSlab * dense.window_block_bytes()),
+          streams, staging));
+  // For demotions in a full pool.
+  if (pool->n_slabs() >= kSlabsOfASpare) pool->KeepSpare(1);
+  return pool;
 }
 
 absl::Status CheckOption(const char* name, int value, int min, int max) {

@@ -129,12 +129,13 @@ bool Engine::Impl::PlanDemotion(const StepBudget& budget) {
     return true;
   }
   const bool is_short = IsShort(state_, budget);
-  // Not enough for the sealings of the sequences that run.
-  const bool is_near = budget.slabs_free < budget.slabs_reserved;
+  // No more than what the sealings of running sequences may take. While a slab is left a demotion
+  // has room to begin, also of sessions that fill none.
+  const bool is_near = !state_.running.empty() && budget.slabs_free <= budget.slabs_reserved;
   if (!room_wanted_ && !is_short && !is_near) return false;
   const auto candidate = ChooseCandidate(/*idle_only=*/true);
   if (candidate.has_value() && BeginDemotion(*candidate, nullptr).ok()) return true;
-  if (is_short) wants_busy_ = ChooseCandidate(/*idle_only=*/false).has_value();
+  if (is_short || is_near) wants_busy_ = ChooseCandidate(/*idle_only=*/false).has_value();
   // Nobody is left: whoever waits looks again, and sees that.
   if (std::exchange(room_wanted_, false)) {
     ++n_demotions_;
@@ -187,25 +188,22 @@ void Engine::Impl::RunDemotion() {
 void Engine::Impl::FinishDemotion() {
   RunningDemotion ended = *std::exchange(demotion_, std::nullopt);
   Session& session = *ended.session;
-  ended.report.n_pages = ended.demotion->n_pages() * context_.shape.n_layers;
-  ended.report.freed_bytes = ended.demotion->freed_bytes();
-  ended.report.took = clock_->Now() - ended.begin;
+  DemotionReport& report = ended.report;
+  report.n_pages = ended.demotion->n_pages() * context_.shape.n_layers;
+  report.freed_bytes = ended.demotion->freed_bytes();
+  report.took = clock_->Now() - ended.begin;
   std::unique_ptr<SessionKv> kv = ended.demotion->Finish();
-  bool is_dropped = false;
-  {
-    absl::MutexLock lock(&mutex_);
-    session.kv = std::move(kv);
-    session.demoting = false;
-    RefreshInfo(session);
-    is_dropped = session.dropped;
-    is_demoting_ = false;
-    room_wanted_ = false;
-    ++n_demotions_;
-    if (ended.call != nullptr) ended.call->result = absl::OkStatus();
-    demoted_.SignalAll();
-  }
-  metrics_.OnDemoted(ended.report);
-  if (!is_dropped && options_.on_demoted) options_.on_demoted(ended.report);
+  metrics_.OnDemoted(report);
+  if (options_.on_demoted) options_.on_demoted(report);
+  absl::MutexLock lock(&mutex_);
+  session.kv = std::move(kv);
+  session.demoting = false;
+  RefreshInfo(session);
+  is_demoting_ = false;
+  room_wanted_ = false;
+  ++n_demotions_;
+  if (ended.call != nullptr) ended.call->result = absl::OkStatus();
+  demoted_.SignalAll();
 }
 
 bool Engine::Impl::MakeRoom() {

@@ -30,7 +30,7 @@ int64_t BytesFreedBy(const PagePool& pool, const SessionKv& kv, const KvLayout& 
   const auto after = static_cast<int64_t>(BlockBytes(layout.page_block_bytes()));
   if (after >= before) return 0;
   const int64_t n_shared = pool.CountShared(kv.page_blocks());
-  if (pool.FreeBlocks(layout.page_block_bytes()) <= n_shared &&
+  if (pool.FreeBlocks(layout.page_block_bytes(), /*from_spare=*/true) <= n_shared &&
       (n_shared > 0 || pool.SlabsFreedBy(kv.page_blocks()) == 0)) {
     return 0;
   }
@@ -69,7 +69,7 @@ absl::StatusOr<std::unique_ptr<Demotion>> Demotion::Begin(PagePool* pool,
     n_shared += demotion->is_shared_.back() ? 1 : 0;
   }
   std::vector<uint8_t*> blocks(n_shared);
-  if (!blocks.empty() && !pool->Acquire(layout.page_block_bytes(), blocks)) {
+  if (!blocks.empty() && !pool->Acquire(layout.page_block_bytes(), blocks, /*from_spare=*/true)) {
     return absl::ResourceExhaustedError(fmt::format(
         "{} of the session's {} blocks of pages are shared with forks or on their way to the store "
         "and need blocks of {} as copies, {} are free; delete or demote forks, or try again",
@@ -97,7 +97,7 @@ std::vector<uint8_t*> Demotion::TakeTargets(int64_t n) {
     if (is_shared_[page]) {
       block = for_shared_.back();
       for_shared_.pop_back();
-    } else if (!pool_->Acquire(bytes, {&block, 1})) {
+    } else if (!pool_->Acquire(bytes, {&block, 1}, /*from_spare=*/true)) {
       block = parts_.page_blocks[page];
     }
     targets.push_back(block);

@@ -128,16 +128,18 @@ void PagePool::Upload(std::span<const HostCopy> copies) const {
 }
 
 bool PagePool::Fits(size_t block_bytes, int64_t n, int64_t more_slabs) {
-  const int64_t slabs = static_cast<int64_t>(free_slabs_.size()) + more_slabs;
+  const int64_t slabs = FreeSlabs() + more_slabs;
   return classes_[block_bytes].free_blocks + slabs * BlocksPerSlab(block_bytes) >= n;
 }
 
-bool PagePool::Acquire(size_t bytes, std::span<uint8_t*> blocks) {
+bool PagePool::Acquire(size_t bytes, std::span<uint8_t*> blocks, bool from_spare) {
   const size_t block_bytes = BlockBytes(bytes);
   LEXICO_CHECK_GT(block_bytes, size_t{0});
   LEXICO_CHECK_LE(block_bytes, slab_bytes_);
   absl::MutexLock lock(&mutex_);
-  if (!Fits(block_bytes, std::ssize(blocks), 0)) return false;
+  const int64_t spare =
+      from_spare ? static_cast<int64_t>(free_slabs_.size()) - FreeSlabs() : int64_t{0};
+  if (!Fits(block_bytes, std::ssize(blocks), spare)) return false;
   for (uint8_t*& block : blocks) block = AcquireOne(block_bytes, classes_[block_bytes]);
   CheckInvariant();
   return true;
@@ -239,14 +241,15 @@ PagePool::Usage PagePool::usage() const {
 
 int64_t PagePool::free_slabs() const {
   absl::MutexLock lock(&mutex_);
-  return static_cast<int64_t>(free_slabs_.size());
+  return FreeSlabs();
 }
 
-int64_t PagePool::FreeBlocks(size_t bytes) const {
+int64_t PagePool::FreeBlocks(size_t bytes, bool from_spare) const {
   absl::MutexLock lock(&mutex_);
   const auto it = classes_.find(BlockBytes(bytes));
   const int64_t open = it == classes_.end() ? 0 : it->second.free_blocks;
-  return open + static_cast<int64_t>(free_slabs_.size()) * BlocksPerSlab(bytes);
+  const int64_t slabs = from_spare ? static_cast<int64_t>(free_slabs_.size()) : FreeSlabs();
+  return open + slabs * BlocksPerSlab(bytes);
 }
 
 int64_t PagePool::SlabsFor(size_t bytes, int64_t count) const {
