@@ -8,12 +8,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 
 #include "cache_store/format/page.h"
 #include "proto/base/bytes.h"
 #include "proto/base/check.h"
+#include "proto/base/hash.h"
 #include "proto/base/status.h"
 
 namespace lexico::store {
@@ -61,6 +63,35 @@ absl::Status WriteAll(int fd, std::vector<iovec> parts, uint64_t offset, const s
 }
 
 }  // namespace
+
+absl::StatusOr<uint64_t> DecodeSegmentHeader(std::span<const uint8_t> bytes) {
+  if (bytes.size() < kSegmentHeaderBytes) {
+    return absl::DataLossError(
+        fmt::format("{} bytes, the header of a segment has {}", bytes.size(), kSegmentHeaderBytes));
+  }
+  if (std::memcmp(bytes.data(), kMagic, sizeof(kMagic)) != 0) {
+    return absl::DataLossError("it does not begin with LXSG, as a segment does");
+  }
+  base::ByteReader in(bytes.subspan(sizeof(kMagic)));
+  const auto version = in.Read<uint16_t>();
+  in.Read<uint16_t>();  // header_bytes, checked with the rest below
+  const auto id = in.Read<uint64_t>();
+  const auto crc = in.Read<uint32_t>();
+  const uint32_t computed = base::Crc32c(bytes.first(sizeof(kMagic) + 12));
+  if (crc != computed) {
+    return absl::DataLossError(
+        fmt::format("the segment's header has crc32c {:08x}, it says {:08x}", computed, crc));
+  }
+  if (version != kVersion) {
+    return absl::FailedPreconditionError(
+        fmt::format("a segment of version {}, this program reads version {}", version, kVersion));
+  }
+  const std::string known = EncodeSegmentHeader(id);
+  if (std::memcmp(bytes.data(), known.data(), known.size()) != 0) {
+    return absl::DataLossError("the segment's header has bytes that no version writes");
+  }
+  return id;
+}
 
 absl::Status ErrnoStatus(int error, const std::string& what) {
   std::string message = fmt::format("{}: {}", what, std::strerror(error));
@@ -125,11 +156,13 @@ absl::StatusOr<std::shared_ptr<SegmentFile>> SegmentFile::Open(const std::string
   }
   std::shared_ptr<SegmentFile> file(
       new SegmentFile(path, id, fd, static_cast<uint64_t>(info.st_size), faults));
-  std::string header(kSegmentHeaderBytes, '\0');
-  LEXICO_RETURN_IF_ERROR(file->Read(0, {reinterpret_cast<uint8_t*>(header.data()), header.size()}));
-  if (header != EncodeSegmentHeader(id)) {
+  std::array<uint8_t, kSegmentHeaderBytes> header;
+  LEXICO_RETURN_IF_ERROR(file->Read(0, header));
+  const auto named = DecodeSegmentHeader(header);
+  if (!named.ok()) return base::Annotate(named.status(), path);
+  if (*named != id) {
     return absl::DataLossError(
-        fmt::format("{} does not begin with the header of segment {}", path, id));
+        fmt::format("{} begins with the header of segment {}, not {}", path, *named, id));
   }
   return file;
 }

@@ -82,6 +82,10 @@ class SegmentFile {
   base::FaultInjector* const faults_;
 };
 
+// The id that the header at the beginning of `bytes` names. DataLoss: there is none, or it is
+// damaged; FailedPrecondition: of another version.
+absl::StatusOr<uint64_t> DecodeSegmentHeader(std::span<const uint8_t> bytes);
+
 // Ids of the segment files in `dir`, ascending.
 absl::StatusOr<std::vector<uint64_t>> ListSegments(const std::string& dir);
 

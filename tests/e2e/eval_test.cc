@@ -23,14 +23,18 @@ struct Result {
   std::string err;
 };
 
-Result RunEval(std::vector<std::string> arguments) {
-  arguments.insert(arguments.begin(), Program("lexico-eval"));
+Result RunProgram(const std::string& name, std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), Program(name));
   Process process(arguments);
   Result result;
   result.exit_code = process.WaitForExit(absl::Seconds(120));
   result.out = process.out();
   result.err = process.err();
   return result;
+}
+
+Result RunEval(std::vector<std::string> arguments) {
+  return RunProgram("lexico-eval", std::move(arguments));
 }
 
 std::string ReadText(const std::string& path) {
@@ -154,6 +158,68 @@ TEST(EvalTest, CodeWritesTheCodesOfATensor) {
                dictionary, "--tensor", "layers.3.v", "--profile", "dense", "--out", dir.File("x")});
   EXPECT_EQ(unknown.exit_code, 1);
   EXPECT_THAT(unknown.err, HasSubstr("choose a paper-sN"));
+}
+
+TEST(EvalTest, SweepsAndAtomsPrintWhatPlotsRead) {
+  const TempDir dir;
+  const Result recovery =
+      RunEval({"sweep", "recovery", "--n-atoms", "64", "--head-dim", "32", "--sparsities", "1,2",
+               "--noises", "0", "--vectors", "50", "--json", "--csv", dir.File("recovery.csv")});
+  ASSERT_EQ(recovery.exit_code, 0) << recovery.err;
+  const json rows = json::parse(recovery.out, nullptr, false)["rows"];
+  ASSERT_EQ(rows.size(), 2u);
+  EXPECT_EQ(rows[0]["exact_support"], 1);
+  EXPECT_THAT(ReadText(dir.File("recovery.csv")), HasSubstr("exact_support"));
+
+  const Result universality =
+      RunEval({"sweep", "universality", "--model", ModelDir(), "--texts",
+               "architecture=docs/ARCHITECTURE.md", "--tokens", "64", "--documents", "1",
+               "--vectors", "64", "--sparsities", "8", "--json"});
+  ASSERT_EQ(universality.exit_code, 0) << universality.err;
+  const json text = json::parse(universality.out, nullptr, false)["rows"][0];
+  EXPECT_EQ(text["text"], "architecture");
+  EXPECT_GT(text["error_k"], 0.1);
+  EXPECT_LT(text["error_k"], 0.6);
+
+  const std::string dictionary = ModelDir() + "/dictionaries/dictionary-N4096.safetensors";
+  const Result atoms =
+      RunEval({"atoms", "--dictionary", dictionary, "--model", ModelDir(), "--text",
+               "docs/ARCHITECTURE.md", "--tokens", "64", "--documents", "1", "--vectors", "64",
+               "--json", "--atoms", dir.File("atoms.json")});
+  ASSERT_EQ(atoms.exit_code, 0) << atoms.err;
+  EXPECT_EQ(json::parse(atoms.out, nullptr, false)["rows"].size(), 16u);
+  const json each = json::parse(ReadText(dir.File("atoms.json")), nullptr, false);
+  EXPECT_EQ(each["dictionaries"][15]["uses"].size(), 4096u);
+}
+
+TEST(InspectTest, ExitsWithWhatItFound) {
+  const Result sound = RunProgram("lexico-inspect", {ModelDir() + "/dictionaries", "--json"});
+  ASSERT_EQ(sound.exit_code, 0) << sound.err;
+  const json reports = json::parse(sound.out, nullptr, false);
+  ASSERT_FALSE(reports.empty());
+  EXPECT_EQ(reports[0]["kind"], "dictionary");
+  EXPECT_EQ(reports[0]["sound"], true);
+  const Result unknown = RunProgram("lexico-inspect", {"README.md"});
+  EXPECT_EQ(unknown.exit_code, 1);
+  EXPECT_THAT(unknown.out, HasSubstr("unknown"));
+  const Result absent = RunProgram("lexico-inspect", {"/nonexistent"});
+  EXPECT_EQ(absent.exit_code, 1);
+  EXPECT_THAT(absent.err, HasSubstr("/nonexistent"));
+  EXPECT_EQ(RunProgram("lexico-inspect", {}).exit_code, 2);
+}
+
+TEST(EvalTest, SweepsRefuseWhatTheyCannotDo) {
+  EXPECT_EQ(RunEval({"sweep"}).exit_code, 2);
+  const Result sparsity = RunEval({"sweep", "recovery", "--head-dim", "16", "--sparsities", "17"});
+  EXPECT_EQ(sparsity.exit_code, 1);
+  EXPECT_THAT(sparsity.err, HasSubstr("1 to 16"));
+  const Result text = RunEval({"sweep", "universality", "--model", ModelDir(), "--texts",
+                               "short=docs/testing.md", "--tokens", "30000"});
+  EXPECT_EQ(text.exit_code, 1);
+  EXPECT_THAT(text.err, HasSubstr("short: the text has"));
+  const Result alone = RunEval({"atoms", "--dictionary", "x", "--model", ModelDir()});
+  EXPECT_EQ(alone.exit_code, 1);
+  EXPECT_THAT(alone.err, HasSubstr("go together"));
 }
 
 }  // namespace

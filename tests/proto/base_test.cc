@@ -10,9 +10,11 @@
 #include "proto/base/fault.h"
 #include "proto/base/hash.h"
 #include "proto/base/options.h"
+#include "proto/base/read_file.h"
 #include "proto/base/split_mix.h"
 #include "proto/base/status.h"
 #include "tests/support/status_matchers.h"
+#include "tests/support/temp_dir.h"
 
 namespace lexico::base {
 namespace {
@@ -31,6 +33,19 @@ TEST(CheckTest, EvaluatesEachSideOnce) {
   int n = 0;
   LEXICO_CHECK_LT(n++, 1);
   EXPECT_EQ(n, 1);
+}
+
+TEST(ReadFileTest, GivesTheBytesOrNamesThePath) {
+  const tests::TempDir dir;
+  const std::string path = dir.Write("file", std::string_view("a\0b\n", 4));
+  const auto text = ReadTextFile(path, 4);
+  ASSERT_THAT(text, IsOk());
+  EXPECT_EQ(*text, std::string_view("a\0b\n", 4));
+  EXPECT_THAT(ReadTextFile(path, 3), StatusIs(absl::StatusCode::kInvalidArgument,
+                                              path + ": 4 bytes, more than the 3 allowed"));
+  EXPECT_THAT(ReadTextFile(dir.File("absent"), 4),
+              StatusIs(absl::StatusCode::kNotFound, dir.File("absent")));
+  EXPECT_THAT(ReadTextFile(dir.path(), 4), StatusIs(absl::StatusCode::kNotFound, dir.path()));
 }
 
 TEST(BytesTest, WhatIsWrittenIsRead) {

@@ -20,7 +20,7 @@ OF_THE_MACHINE = re.compile(
 )
 PROGRAMS = {
     "lexico", "lexico-coordinator", "lexico-worker", "lexico-cache-store", "lexico-eval", "lexico-bench-engine",
-    "lexico-bench-kernels", "lexico-bench-serving", "lexico-bench-store", "lexico-random-model", "lexico-train-dictionary",
+    "lexico-bench-kernels", "lexico-bench-serving", "lexico-bench-store", "lexico-inspect", "lexico-random-model", "lexico-train-dictionary",
 }
 
 

@@ -1,13 +1,13 @@
 // lexico-eval document: writes a document with hidden facts, and its questions.
 #include <fmt/format.h>
 
-#include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
 #include "proto/base/status.h"
 #include "tools/eval/commands.h"
 #include "tools/eval/document.h"
+#include "tools/eval/files/text_file.h"
 #include "worker/tokenizer/tokenizer.h"
 
 namespace lexico::eval {
@@ -21,14 +21,6 @@ struct Options {
   std::string questions;
 };
 
-absl::Status WriteFile(const std::string& path, const std::string& text) {
-  std::ofstream file(path, std::ios::binary);
-  file << text;
-  file.flush();
-  if (!file) return absl::UnavailableError(fmt::format("cannot write {}", path));
-  return absl::OkStatus();
-}
-
 absl::Status Run(Options options) {
   LEXICO_ASSIGN_OR_RETURN(const auto tokenizer,
                           worker::Tokenizer::Load(options.model + "/tokenizer.json"));
@@ -39,9 +31,9 @@ absl::Status Run(Options options) {
     questions.push_back(
         {{"question", fact.question}, {"answer", fact.answer}, {"depth", fact.depth}});
   }
-  LEXICO_RETURN_IF_ERROR(WriteFile(options.out, document.text));
+  LEXICO_RETURN_IF_ERROR(WriteText(options.out, document.text));
   if (!options.questions.empty()) {
-    LEXICO_RETURN_IF_ERROR(WriteFile(options.questions, questions.dump(1) + "\n"));
+    LEXICO_RETURN_IF_ERROR(WriteText(options.questions, questions.dump(1) + "\n"));
   }
   std::cout << fmt::format("{}: {} bytes, {} facts\n", options.out, document.text.size(),
                            document.facts.size());

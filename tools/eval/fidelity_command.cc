@@ -3,7 +3,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <fstream>
 #include <iostream>
 #include <iterator>
 #include <set>
@@ -14,14 +13,11 @@
 #include "tools/eval/commands.h"
 #include "tools/eval/fidelity/fidelity.h"
 #include "tools/eval/fidelity/fidelity_report.h"
+#include "tools/eval/files/text_file.h"
 #include "worker/model/config.h"
-#include "worker/tokenizer/read_file.h"
-#include "worker/tokenizer/tokenizer.h"
 
 namespace lexico::eval {
 namespace {
-
-constexpr size_t kTextBytesMax = size_t{1} << 30;
 
 struct Options {
   std::string model_dir;
@@ -68,28 +64,10 @@ absl::StatusOr<FidelityOptions> ParseMethods(const Options& options) {
   return parsed;
 }
 
-absl::StatusOr<std::vector<int32_t>> ReadIds(const Options& options) {
-  LEXICO_ASSIGN_OR_RETURN(const auto tokenizer,
-                          worker::Tokenizer::Load(options.model_dir + "/tokenizer.json"));
-  LEXICO_ASSIGN_OR_RETURN(const std::string text,
-                          worker::ReadTextFile(options.text_file, kTextBytesMax));
-  auto ids = tokenizer->Encode(text, {.add_special_tokens = false, .parse_special = false});
-  if (!ids.ok()) return base::Annotate(ids.status(), options.text_file);
-  return ids;
-}
-
-absl::Status WriteFile(const std::string& path, const std::string& text) {
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
-  file << text;
-  file.flush();
-  if (file.good()) return absl::OkStatus();
-  return absl::UnavailableError(
-      fmt::format("{}: cannot be written; is there such a folder, and room?", path));
-}
-
 absl::Status Run(const Options& options) {
   LEXICO_ASSIGN_OR_RETURN(const FidelityOptions methods, ParseMethods(options));
-  LEXICO_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, ReadIds(options));
+  LEXICO_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                          ReadTextIds(options.model_dir, options.text_file));
   bool coded = false;
   for (const MeasuredProfile& measured : methods.profiles) {
     coded = coded || measured.profile.has_atoms();
@@ -113,7 +91,7 @@ absl::Status Run(const Options& options) {
                             .n_documents = options.n_documents};
   std::cout << (options.json ? FidelityJson(setup, report) : FidelityTable(setup, report));
   if (options.csv_file.empty()) return absl::OkStatus();
-  return WriteFile(options.csv_file, FidelityCsv(report));
+  return WriteText(options.csv_file, FidelityCsv(report));
 }
 
 }  // namespace

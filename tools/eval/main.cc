@@ -12,11 +12,13 @@ int main(int argc, char** argv) {
   CLI::App app("Evaluates a model folder with the worker's own code.", "lexico-eval");
   app.require_subcommand(1);
   lexico::eval::Action action;
+  lexico::eval::AddAtomsCommand(app, &action);
   lexico::eval::AddCodeCommand(app, &action);
   lexico::eval::AddDocumentCommand(app, &action);
   lexico::eval::AddFidelityCommand(app, &action);
   lexico::eval::AddLogitsCommand(app, &action);
   lexico::eval::AddRetrievalCommand(app, &action);
+  lexico::eval::AddSweepCommand(app, &action);
 
   if (const absl::Status parsed = lexico::base::ParseCommandLine(app, argc, argv); !parsed.ok()) {
     if (absl::IsCancelled(parsed)) {

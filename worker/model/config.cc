@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "proto/base/limits.h"
+#include "proto/base/read_file.h"
 #include "proto/base/status.h"
 #include "worker/model/config_reader.h"
 #include "worker/model/json_file.h"
@@ -304,9 +305,11 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view name, std::string_
 
 absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& model_dir) {
   const std::filesystem::path dir(model_dir);
-  LEXICO_ASSIGN_OR_RETURN(const std::string config,
-                          ReadTextFile((dir / "config.json").string(), base::kConfigBytesMax));
-  auto generation = ReadTextFile((dir / "generation_config.json").string(), base::kConfigBytesMax);
+  LEXICO_ASSIGN_OR_RETURN(
+      const std::string config,
+      base::ReadTextFile((dir / "config.json").string(), base::kConfigBytesMax));
+  auto generation =
+      base::ReadTextFile((dir / "generation_config.json").string(), base::kConfigBytesMax);
   if (!generation.ok() && !absl::IsNotFound(generation.status())) return generation.status();
   return ParseModelConfig(model_dir, config, generation.ok() ? *generation : std::string());
 }

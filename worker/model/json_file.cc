@@ -7,8 +7,6 @@
 
 #include "absl/status/status.h"
 #include "proto/base/limits.h"
-#include "proto/base/status.h"
-#include "worker/model/mapped_file.h"
 
 namespace lexico::worker {
 namespace {
@@ -50,16 +48,6 @@ class StrictWatch {
 };
 
 }  // namespace
-
-absl::StatusOr<std::string> ReadTextFile(const std::string& path, size_t bytes_max) {
-  LEXICO_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(path));
-  const auto bytes = file.bytes();
-  if (bytes.size() > bytes_max) {
-    return absl::InvalidArgumentError(
-        fmt::format("{}: {} bytes, more than the {} allowed", path, bytes.size(), bytes_max));
-  }
-  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-}
 
 absl::StatusOr<Json> ParseJsonObject(std::string_view name, std::string_view text) {
   StrictWatch watch;

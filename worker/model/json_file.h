@@ -9,10 +9,6 @@
 
 namespace lexico::worker {
 
-// The text of a file of at most `bytes_max` bytes. NotFound, InvalidArgument (too long: both
-// sizes) or the system's error; messages name the path.
-absl::StatusOr<std::string> ReadTextFile(const std::string& path, size_t bytes_max);
-
 // Parses an object. DataLoss when the text is not JSON (with the place), InvalidArgument when it is
 // not an object, nests deeper than limits.h kJsonDepthMax, or names a key of one object twice (what
 // a reader would make of that is anybody's guess). `name` is the file in messages.

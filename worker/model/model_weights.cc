@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "proto/base/limits.h"
+#include "proto/base/read_file.h"
 #include "proto/base/status.h"
 #include "worker/model/json_file.h"
 #include "worker/model/safetensors.h"
@@ -27,7 +28,8 @@ constexpr char kIndexFile[] = "model.safetensors.index.json";
 using ShardMap = std::map<std::string, std::set<std::string>>;
 
 absl::StatusOr<ShardMap> ReadIndex(const std::string& path) {
-  LEXICO_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path, base::kJsonFileBytesMax));
+  LEXICO_ASSIGN_OR_RETURN(const std::string text,
+                          base::ReadTextFile(path, base::kJsonFileBytesMax));
   LEXICO_ASSIGN_OR_RETURN(const nlohmann::json index, ParseJsonObject(path, text));
   const auto weight_map = index.find("weight_map");
   if (weight_map == index.end() || !weight_map->is_object()) {

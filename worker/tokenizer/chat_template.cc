@@ -6,9 +6,9 @@
 #include <utility>
 
 #include "proto/base/limits.h"
+#include "proto/base/read_file.h"
 #include "proto/base/status.h"
 #include "worker/tokenizer/jinja.h"
-#include "worker/tokenizer/read_file.h"
 #include "worker/tokenizer/turn_pieces.h"
 #include "worker/tokenizer/unicode.h"
 
@@ -99,7 +99,7 @@ ChatTemplate::~ChatTemplate() = default;
 absl::StatusOr<std::shared_ptr<const ChatTemplate>> ChatTemplate::Load(
     const std::string& tokenizer_config_path) {
   LEXICO_ASSIGN_OR_RETURN(const std::string text,
-                          ReadTextFile(tokenizer_config_path, base::kJsonFileBytesMax));
+                          base::ReadTextFile(tokenizer_config_path, base::kJsonFileBytesMax));
   const auto config = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!config.is_object()) {
     return absl::InvalidArgumentError(fmt::format("{}: no JSON object", tokenizer_config_path));
@@ -108,7 +108,7 @@ absl::StatusOr<std::shared_ptr<const ChatTemplate>> ChatTemplate::Load(
   const std::string folder =
       slash == std::string::npos ? "" : tokenizer_config_path.substr(0, slash + 1);
   const std::string jinja_path = folder + "chat_template.jinja";
-  auto source = ReadTextFile(jinja_path, base::kTemplateBytesMax);
+  auto source = base::ReadTextFile(jinja_path, base::kTemplateBytesMax);
   std::string origin = jinja_path;
   if (absl::IsNotFound(source.status())) {
     source = ReadSource(config);

@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "proto/base/limits.h"
+#include "proto/base/read_file.h"
 #include "proto/base/status.h"
-#include "worker/tokenizer/read_file.h"
 #include "worker/tokenizer/tokenizer_parts.h"
 #include "worker/tokenizer/unicode.h"
 
@@ -34,7 +34,8 @@ Tokenizer::Tokenizer(std::unique_ptr<const Parts> parts) : parts_(std::move(part
 Tokenizer::~Tokenizer() = default;
 
 absl::StatusOr<std::shared_ptr<const Tokenizer>> Tokenizer::Load(const std::string& path) {
-  LEXICO_ASSIGN_OR_RETURN(const std::string json, ReadTextFile(path, base::kJsonFileBytesMax));
+  LEXICO_ASSIGN_OR_RETURN(const std::string json,
+                          base::ReadTextFile(path, base::kJsonFileBytesMax));
   auto tokenizer = FromJson(json);
   if (!tokenizer.ok()) return base::Annotate(tokenizer.status(), path);
   return tokenizer;

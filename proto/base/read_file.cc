@@ -1,4 +1,4 @@
-#include "worker/tokenizer/read_file.h"
+#include "proto/base/read_file.h"
 
 #include <fmt/format.h>
 
@@ -6,7 +6,7 @@
 #include <fstream>
 #include <system_error>
 
-namespace lexico::worker {
+namespace lexico::base {
 
 absl::StatusOr<std::string> ReadTextFile(const std::string& path, size_t bytes_max) {
   std::error_code error;
@@ -14,7 +14,7 @@ absl::StatusOr<std::string> ReadTextFile(const std::string& path, size_t bytes_m
   if (error) return absl::NotFoundError(fmt::format("{}: {}", path, error.message()));
   if (size > bytes_max) {
     return absl::InvalidArgumentError(
-        fmt::format("{}: file of {} bytes, at most {}", path, size, bytes_max));
+        fmt::format("{}: {} bytes, more than the {} allowed", path, size, bytes_max));
   }
   std::ifstream file(path, std::ios::binary);
   if (!file) return absl::NotFoundError(fmt::format("{}: cannot be opened", path));
@@ -27,4 +27,4 @@ absl::StatusOr<std::string> ReadTextFile(const std::string& path, size_t bytes_m
   return text;
 }
 
-}  // namespace lexico::worker
+}  // namespace lexico::base
