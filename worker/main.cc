@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "cache_store/client/client.h"
 #include "kernels/cpu/openmp.h"
 #include "proto/base/log.h"
