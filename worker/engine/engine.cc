@@ -60,7 +60,9 @@ absl::Status ReserveDevice(const EngineOptions& options, int n_atoms, ForwardCon
   LEXICO_RETURN_IF_ERROR(
       context->coding_scratch.Reserve(layout, context->batch_pages_max(), context->coding));
   LEXICO_ASSIGN_OR_RETURN(context->beside, context->stream.Beside(kBesideWorkspace));
-  return context->beside_scratch.Reserve(layout, PagesAhead(options, *context), context->beside);
+  // Keys and values of at least one page that is demoted.
+  const int64_t n_pages = std::max<int64_t>(PagesAhead(options, *context), 2);
+  return context->beside_scratch.Reserve(layout, n_pages, context->beside);
 }
 
 // Of the ranks' devices together, for keys and values, when all else has its memory but the decode
