@@ -73,6 +73,7 @@ TEST_F(EngineDemotionTest, WhatCannotBeDone) {
   EXPECT_THAT(engine_->Demote("b", "paper-s4"), StatusIs(StatusCode::kNotFound, "no session b"));
   EXPECT_THAT(engine_->Demote("a", "paper-s16"),
               StatusIs(StatusCode::kFailedPrecondition, "has not fewer atoms"));
+  EXPECT_EQ(ReasonOf(engine_->Demote("a", "paper-s16").status()), kReasonNotSmaller);
   EXPECT_THAT(engine_->Demote("a", "paper-s8"),
               StatusIs(StatusCode::kFailedPrecondition, "has not fewer atoms"));
   EXPECT_THAT(engine_->Demote("a", "kv4"),

@@ -27,7 +27,7 @@ constexpr int64_t kSliceVectors = 16384;
 
 absl::Status Engine::Impl::CheckDemotable(const base::Profile& from,
                                           const base::Profile& to) const {
-  LEXICO_RETURN_IF_ERROR(base::CheckDemotion(from, to));
+  LEXICO_RETURN_IF_ERROR(WithReason(base::CheckDemotion(from, to), kReasonNotSmaller));
   LEXICO_RETURN_IF_ERROR(base::CheckProfile(to, coding()));
   if (!context_.on_device() || (from.is_paper() && to.is_paper())) return absl::OkStatus();
   return absl::FailedPreconditionError(
