@@ -1,6 +1,7 @@
 #include "coordinator/options.h"
 
 #include "proto/base/options.h"
+#include "proto/base/profile.h"
 #include "proto/base/status.h"
 
 namespace lexico::coord {
@@ -38,6 +39,9 @@ absl::StatusOr<CoordinatorOptions> ParseCoordinatorOptions(int argc, const char*
                  "The same of one tenant; 0 for no bound of its own")
       ->check(CLI::Range(0, 4096))
       ->capture_default_str();
+  app.add_option("--min_profile", options.cluster.min_profile,
+                 "Sessions that do not say otherwise may be demoted to this profile, where it is "
+                 "smaller than\ntheirs, when a worker's memory is short; empty: they may not");
   app.add_option("--drain_ms", drain_ms, "At SIGTERM running calls have this long to end")
       ->check(CLI::Range(0, 3600000))
       ->capture_default_str();
@@ -49,6 +53,12 @@ absl::StatusOr<CoordinatorOptions> ParseCoordinatorOptions(int argc, const char*
   app.add_option("--tls_ca", options.tls.ca_file,
                  "PEM file; peers must show a certificate signed by it");
   LEXICO_RETURN_IF_ERROR(base::ParseCommandLine(app, argc, argv));
+  if (!options.cluster.min_profile.empty()) {
+    const absl::Status known = base::ParseProfile(options.cluster.min_profile).status();
+    if (!known.ok()) {
+      return absl::InvalidArgumentError("--min_profile: " + std::string(known.message()));
+    }
+  }
   LEXICO_RETURN_IF_ERROR(
       base::CheckAddress("--address", options.address, base::AddressUse::kListen));
   if (!options.store.empty()) {

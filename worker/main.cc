@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "cache_store/client/client.h"
 #include "kernels/cpu/openmp.h"
 #include "proto/base/log.h"
@@ -104,6 +105,15 @@ absl::Status MakeEngine(Worker& worker) {
       writer->Push(session_id, std::move(pages));
     };
   }
+  engine.on_demoted = [writer = worker.writer.get()](const DemotionReport& report) {
+    spdlog::info("session {} demoted from {} to {} ({}): {} pages, {} freed, {} ms",
+                 report.session_id, report.from, report.to,
+                 report.by_call ? "asked for" : "memory is short", report.n_pages,
+                 base::HumanBytes(static_cast<double>(report.freed_bytes)),
+                 absl::ToInt64Milliseconds(report.took));
+    // Its pages have other names now.
+    if (writer != nullptr) writer->SyncLater(report.session_id, absl::Now());
+  };
   LEXICO_ASSIGN_OR_RETURN(worker.engine, Engine::Create(engine, worker.ranks, base::Clock::Real(),
                                                         worker.metrics.get()));
   if (worker.writer != nullptr) {

@@ -73,7 +73,58 @@ std::span<const uint8_t> ArrayBytes(const std::vector<T>& values) {
   return {reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(T)};
 }
 
-absl::StatusOr<Manifest> DecodeBody(base::ByteReader in) {
+absl::Status CheckDemotions(const Manifest& m) {
+  LEXICO_RETURN_IF_ERROR(CheckRange("n_demotions", m.demotions.size(), 0, kDemotionsMax));
+  uint64_t sealed_min = 1;
+  for (const Demotion& demotion : m.demotions) {
+    LEXICO_RETURN_IF_ERROR(CheckRange("length of the profile of a demotion", demotion.from.size(),
+                                      1, base::kNameBytesMax));
+    LEXICO_RETURN_IF_ERROR(CheckRange("n_sealed_tokens of a demotion", demotion.n_sealed_tokens,
+                                      sealed_min, m.n_sealed_tokens));
+    LEXICO_RETURN_IF_ERROR(CheckRange("n_tokens of a demotion", demotion.n_tokens,
+                                      demotion.n_sealed_tokens, m.tokens.size()));
+    if (demotion.n_sealed_tokens % m.page_tokens != 0) {
+      return absl::InvalidArgumentError(fmt::format(
+          "manifest: n_sealed_tokens of a demotion is {}, must be a multiple of page_tokens {}",
+          demotion.n_sealed_tokens, m.page_tokens));
+    }
+    sealed_min = demotion.n_sealed_tokens;
+  }
+  return absl::OkStatus();
+}
+
+bool IsOfVersion1(const Manifest& m) {
+  return m.birth_profile.empty() && m.min_profile.empty() && m.demotions.empty();
+}
+
+absl::Status ReadVersion2(base::ByteReader& in, Manifest* m) {
+  constexpr size_t kDemotionBytesMin = 20;
+  m->birth_profile = in.ReadString();
+  m->min_profile = in.ReadString();
+  const auto n_demotions = in.Read<uint64_t>();
+  LEXICO_RETURN_IF_ERROR(CheckCount("n_demotions", n_demotions, kDemotionBytesMin, in));
+  m->demotions.resize(n_demotions);
+  for (Demotion& demotion : m->demotions) {
+    demotion.from = in.ReadString();
+    demotion.n_sealed_tokens = in.Read<uint64_t>();
+    demotion.n_tokens = in.Read<uint64_t>();
+  }
+  if (in.ok()) return absl::OkStatus();
+  return absl::DataLossError("manifest: ends within its demotions");
+}
+
+void WriteVersion2(const Manifest& m, base::ByteWriter* out) {
+  out->WriteString(m.birth_profile);
+  out->WriteString(m.min_profile);
+  out->Write<uint64_t>(m.demotions.size());
+  for (const Demotion& demotion : m.demotions) {
+    out->WriteString(demotion.from);
+    out->Write(demotion.n_sealed_tokens);
+    out->Write(demotion.n_tokens);
+  }
+}
+
+absl::StatusOr<Manifest> DecodeBody(base::ByteReader in, uint16_t version) {
   Manifest m;
   m.session_id = in.ReadString();
   m.tenant = in.ReadString();
@@ -102,6 +153,7 @@ absl::StatusOr<Manifest> DecodeBody(base::ByteReader in) {
   }
   LEXICO_RETURN_IF_ERROR(ReadArray("n_page_keys", in.Read<uint64_t>(), in, &m.page_keys));
   LEXICO_RETURN_IF_ERROR(ReadArray("n_window_keys", in.Read<uint64_t>(), in, &m.window_keys));
+  if (version > 1) LEXICO_RETURN_IF_ERROR(ReadVersion2(in, &m));
   if (in.remaining() != 0) {
     return absl::DataLossError(
         fmt::format("manifest: {} bytes follow its last field", in.remaining()));
@@ -134,6 +186,11 @@ absl::Status CheckManifest(const Manifest& m) {
                     m.n_sealed_tokens, m.page_tokens));
   }
   LEXICO_RETURN_IF_ERROR(CheckSegments(m));
+  LEXICO_RETURN_IF_ERROR(
+      CheckRange("length of birth_profile", m.birth_profile.size(), 0, base::kNameBytesMax));
+  LEXICO_RETURN_IF_ERROR(
+      CheckRange("length of min_profile", m.min_profile.size(), 0, base::kNameBytesMax));
+  LEXICO_RETURN_IF_ERROR(CheckDemotions(m));
   const uint64_t n_keys = m.n_sealed_tokens / m.page_tokens * m.n_layers;
   LEXICO_RETURN_IF_ERROR(CheckRange("n_page_keys", m.page_keys.size(), n_keys, n_keys));
   if (m.window_keys.empty()) return absl::OkStatus();
@@ -147,7 +204,7 @@ absl::StatusOr<std::string> EncodeManifest(const Manifest& m) {
   out.buffer().reserve(1024 + m.conversation.size() + ArrayBytes(m.tokens).size() +
                        kSegmentBytes * m.segments.size() + ArrayBytes(m.page_keys).size());
   out.WriteBytes(base::AsBytes({kMagic, 4}));
-  out.Write(kManifestVersion);
+  out.Write<uint16_t>(IsOfVersion1(m) ? 1 : kManifestVersion);
   out.Write<uint16_t>(kManifestHeaderBytes);
   out.Write<uint64_t>(0);  // total_bytes and crc32c, below
   out.Write<uint32_t>(0);
@@ -179,6 +236,7 @@ absl::StatusOr<std::string> EncodeManifest(const Manifest& m) {
   out.WriteBytes(ArrayBytes(m.page_keys));
   out.Write<uint64_t>(m.window_keys.size());
   out.WriteBytes(ArrayBytes(m.window_keys));
+  if (!IsOfVersion1(m)) WriteVersion2(m, &out);
 
   std::string bytes = out.Take();
   LEXICO_RETURN_IF_ERROR(CheckRange("total_bytes", bytes.size(), 0, base::kManifestBytesMax));
@@ -212,9 +270,9 @@ absl::StatusOr<Manifest> DecodeManifest(std::span<const uint8_t> bytes) {
     return absl::DataLossError(
         fmt::format("manifest: crc32c is {:08x}, stored {:08x}", crc, stored_crc));
   }
-  if (version != kManifestVersion) {
-    return absl::FailedPreconditionError(
-        fmt::format("manifest has version {}, this build reads {}", version, kManifestVersion));
+  if (version == 0 || version > kManifestVersion) {
+    return absl::FailedPreconditionError(fmt::format(
+        "manifest has version {}, this build reads 1 to {}", version, kManifestVersion));
   }
   const auto reserved = in.ReadBytes(kReservedBytes);
   if (header_bytes != kManifestHeaderBytes ||
@@ -223,7 +281,7 @@ absl::StatusOr<Manifest> DecodeManifest(std::span<const uint8_t> bytes) {
         fmt::format("manifest: header_bytes is {} (must be {}) or reserved bytes are not zero",
                     header_bytes, kManifestHeaderBytes));
   }
-  LEXICO_ASSIGN_OR_RETURN(Manifest manifest, DecodeBody(in));
+  LEXICO_ASSIGN_OR_RETURN(Manifest manifest, DecodeBody(in, version));
   if (const absl::Status valid = CheckManifest(manifest); !valid.ok()) {
     return absl::DataLossError(std::string(valid.message()));
   }

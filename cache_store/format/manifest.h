@@ -15,7 +15,10 @@
 
 namespace lexico::store {
 
-inline constexpr uint16_t kManifestVersion = 1;  // on disk and on the wire; never reuse a value
+// On disk and on the wire; never reuse a value. What version 1 can say is written as that.
+inline constexpr uint16_t kManifestVersion = 2;
+// A session can be demoted at most as often as there are smaller codes.
+inline constexpr size_t kDemotionsMax = 256;
 inline constexpr size_t kManifestHeaderBytes = 32;
 
 struct Manifest {
@@ -40,6 +43,10 @@ struct Manifest {
   std::vector<Segment> segments;     // sorted, the first at 0; empty only without tokens
   std::vector<PageKey> page_keys;    // [n_sealed_tokens / page_tokens, n_layers]
   std::vector<PageKey> window_keys;  // [n_layers], or empty when the window was not stored
+  // Version 2: all empty as a rule.
+  std::string birth_profile;        // the session's first; empty: `profile`
+  std::string min_profile;          // it may be demoted to this one; empty: it may not
+  std::vector<Demotion> demotions;  // of its pages, oldest first
 
   bool operator==(const Manifest&) const = default;
 };

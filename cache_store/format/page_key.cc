@@ -19,7 +19,21 @@ PageChain ChainStart(const ChainScope& scope) {
       .AddInt(scope.page_tokens)
       .AddInt(scope.window_tokens)
       .AddInt(scope.seal_tokens);
+  if (!scope.demotions.empty()) builder.Add("demoted").AddInt(scope.demotions.size());
+  for (const Demotion& demotion : scope.demotions) {
+    builder.Add(demotion.from).AddInt(demotion.n_sealed_tokens).AddInt(demotion.n_tokens);
+  }
   return {builder.Finish()};
+}
+
+std::vector<Demotion> DemotionsOf(std::vector<Demotion> demotions, uint64_t n_sealed_tokens,
+                                  uint64_t n_tokens) {
+  for (Demotion& demotion : demotions) {
+    demotion.n_sealed_tokens = std::min(demotion.n_sealed_tokens, n_sealed_tokens);
+    demotion.n_tokens = std::min(demotion.n_tokens, n_tokens);
+  }
+  std::erase_if(demotions, [](const Demotion& demotion) { return demotion.n_sealed_tokens == 0; });
+  return demotions;
 }
 
 PageChain ChainExtend(const PageChain& chain, uint64_t first_token,

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "proto/base/hash.h"
 
@@ -38,6 +39,22 @@ struct Segment {
   bool operator==(const Segment&) const = default;
 };
 
+// Once in a session's life its pages were demoted (docs/adr/0016-exact-demotion.md): made into
+// those of a smaller profile, from their codes alone. Their bytes follow from where they come from
+// as well, and those of later pages from which codes their rows attended to.
+struct Demotion {
+  std::string from;              // the profile before
+  uint64_t n_sealed_tokens = 0;  // in pages then, which were demoted; a whole number of pages
+  uint64_t n_tokens = 0;         // that had keys and values then, computed over the pages before
+
+  bool operator==(const Demotion&) const = default;
+};
+
+// What is left of `demotions` where only the first `n_tokens` keys and values are: later ones are
+// computed again, over the pages that are kept.
+std::vector<Demotion> DemotionsOf(std::vector<Demotion> demotions, uint64_t n_sealed_tokens,
+                                  uint64_t n_tokens);
+
 // What all pages of a session have in common.
 struct ChainScope {
   std::string tenant;
@@ -45,6 +62,7 @@ struct ChainScope {
   base::Fingerprint dictionary;  // zero for profile `dense`
   base::Fingerprint tokenizer;
   std::string profile;
+  std::vector<Demotion> demotions;  // in the order they were made; empty as a rule
   uint32_t page_tokens = 0;
   uint32_t window_tokens = 0;  // how far a token sees exact vectors of earlier segments
   uint32_t seal_tokens = 0;

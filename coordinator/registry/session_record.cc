@@ -53,6 +53,8 @@ std::string EncodeSession(const Session& session) {
     out.WriteString(*text);
   }
   WriteFacts(session.facts, &out);
+  out.WriteString(session.min_profile);
+  out.WriteString(session.facts.profile);
   return out.Take();
 }
 
@@ -78,6 +80,10 @@ absl::StatusOr<Session> DecodeSession(std::string_view bytes) {
     *text = in.ReadString();
   }
   session.facts = ReadFacts(&in);
+  if (version > 1) {
+    session.min_profile = in.ReadString();
+    session.facts.profile = in.ReadString();
+  }
   if (!in.ok() || in.remaining() != 0 || version == 0 ||
       placement > static_cast<uint8_t>(Placement::kRecovering) || session.session_id.empty()) {
     return absl::DataLossError(fmt::format(

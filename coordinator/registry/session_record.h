@@ -13,7 +13,8 @@
 
 namespace lexico::coord {
 
-inline constexpr uint16_t kSessionRecordVersion = 1;  // On disk. Never reuse a value.
+// On disk. Never reuse a value. Version 2 has the least profile and the one of now at its end.
+inline constexpr uint16_t kSessionRecordVersion = 2;
 
 std::string EncodeSession(const Session& session);
 

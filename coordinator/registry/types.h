@@ -85,6 +85,7 @@ struct SessionFacts {
   uint64_t fp16_equivalent_bytes = 0;
   double relative_error_k = 0;
   double relative_error_v = 0;
+  std::string profile;  // now; empty: as at birth
   bool operator==(const SessionFacts&) const = default;
 };
 
@@ -94,9 +95,10 @@ struct Session {
   std::string tenant;
   std::string model;
   std::string model_identity;
-  std::string profile;
-  int32_t format = 0;  // lexico.v1.TextFormat, resolved
-  std::string parent;  // empty unless forked
+  std::string profile;      // at birth
+  std::string min_profile;  // empty: it is not demoted where memory is short
+  int32_t format = 0;       // lexico.v1.TextFormat, resolved
+  std::string parent;       // empty unless forked
   // Of the creating request's fields: tells a repeated CreateSession from a clashing one.
   std::string create_fingerprint;
   absl::Time create_time;

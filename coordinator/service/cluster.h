@@ -51,6 +51,9 @@ struct ClusterOptions {
   absl::Duration store_retry = absl::Seconds(5);
   // What ListSessions says of a session that is in use is at most this old.
   absl::Duration facts_age = absl::Seconds(1);
+  // The least profile of sessions that name none, where it is smaller than their own. Empty: they
+  // are not demoted where memory is short.
+  std::string min_profile;
 };
 
 class Cluster;

@@ -90,7 +90,12 @@ SessionFacts FactsFromProto(const v1::Session& session) {
           .bookkeeping_bytes = memory.bookkeeping_bytes(),
           .fp16_equivalent_bytes = memory.fp16_equivalent_bytes(),
           .relative_error_k = session.relative_error_k(),
-          .relative_error_v = session.relative_error_v()};
+          .relative_error_v = session.relative_error_v(),
+          .profile = session.profile()};
+}
+
+const std::string& ProfileNow(const Session& session) {
+  return session.facts.profile.empty() ? session.profile : session.facts.profile;
 }
 
 v1::SessionState StateOf(const Session& session, Activity activity) {
@@ -111,7 +116,9 @@ v1::Session SessionToProto(const Session& session, Activity activity) {
   v1::Session out;
   out.set_session_id(session.session_id);
   out.set_model(session.model);
-  out.set_profile(session.profile);
+  out.set_profile(ProfileNow(session));
+  out.set_birth_profile(session.profile);
+  out.set_min_profile(session.min_profile);
   out.set_format(static_cast<v1::TextFormat>(session.format));
   out.set_state(StateOf(session, activity));
   // What a worker that has it no more said last is no place.

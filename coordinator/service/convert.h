@@ -26,6 +26,9 @@ void HeldToProto(const std::vector<HeldSession>& sessions,
 // Whether the store's entry is of this session, not of another one of its id: births are compared,
 // in microseconds, as they travel.
 bool IsOfSession(const v1::ManifestEntry& entry, const Session& session);
+// As its worker said last; at first the one it was born with.
+const std::string& ProfileNow(const Session& session);
+
 SessionFacts FactsFromProto(const v1::Session& session);
 v1::Session SessionToProto(const Session& session, Activity activity);
 v1::SessionState StateOf(const Session& session, Activity activity);

@@ -13,6 +13,7 @@
 #include "coordinator/service/page_token.h"
 #include "coordinator/service/validate.h"
 #include "coordinator/service/worker_call.h"
+#include "proto/base/demotion.h"
 #include "proto/base/hash.h"
 #include "proto/base/limits.h"
 #include "proto/base/profile.h"
@@ -34,13 +35,13 @@ std::string RandomSessionId() {
 }
 
 std::string FingerprintOf(const v1::CreateSessionRequest& request) {
-  return base::FingerprintBuilder()
-      .Add(request.model())
+  base::FingerprintBuilder builder;
+  builder.Add(request.model())
       .Add(request.profile())
       .AddInt(static_cast<uint64_t>(request.format()))
-      .Add(request.system_prompt())
-      .Finish()
-      .ToHex();
+      .Add(request.system_prompt());
+  if (!request.min_profile().empty()) builder.Add(request.min_profile());
+  return builder.Finish().ToHex();
 }
 
 absl::Status IdTaken(const std::string& id) {
@@ -62,9 +63,31 @@ absl::Status CheckProfile(const v1::ModelInfo& model, const std::string& profile
       "profile_unknown");
 }
 
-// Fills in what the request left to the model.
+// REQUIRES: both were checked.
+absl::Status CheckSmaller(const std::string& from, const std::string& to) {
+  return rpc::WithDetail(base::CheckDemotion(*base::ParseProfile(from), *base::ParseProfile(to)),
+                         "profile_not_smaller");
+}
+
+// The least profile of a new session: the request's, or the coordinator's where that is one.
+absl::StatusOr<std::string> MinProfile(const v1::CreateSessionRequest& request,
+                                       const v1::ModelInfo& model, const std::string& profile,
+                                       const std::string& usual) {
+  if (request.min_profile().empty()) {
+    const bool serves =
+        !usual.empty() && CheckProfile(model, usual).ok() && CheckSmaller(profile, usual).ok();
+    return serves ? usual : "";
+  }
+  if (request.min_profile() == profile) return std::string();
+  LEXICO_RETURN_IF_ERROR(CheckProfile(model, request.min_profile()));
+  LEXICO_RETURN_IF_ERROR(CheckSmaller(profile, request.min_profile()));
+  return request.min_profile();
+}
+
+// Fills in what the request left to the model and to the coordinator's options.
 absl::StatusOr<Session> ResolveSession(const v1::CreateSessionRequest& request,
-                                       const v1::ModelInfo& model, const std::string& tenant) {
+                                       const v1::ModelInfo& model, const std::string& tenant,
+                                       const std::string& usual_min_profile) {
   Session session;
   session.tenant = tenant;
   session.model = model.name();
@@ -72,6 +95,8 @@ absl::StatusOr<Session> ResolveSession(const v1::CreateSessionRequest& request,
   session.profile = request.profile();
   if (session.profile.empty() && model.profiles_size() > 0) session.profile = model.profiles(0);
   LEXICO_RETURN_IF_ERROR(CheckProfile(model, session.profile));
+  LEXICO_ASSIGN_OR_RETURN(session.min_profile,
+                          MinProfile(request, model, session.profile, usual_min_profile));
   v1::TextFormat format = request.format();
   if (format == v1::TEXT_FORMAT_UNSPECIFIED) {
     format = model.has_chat_template() ? v1::TEXT_FORMAT_CHAT : v1::TEXT_FORMAT_RAW;
@@ -110,7 +135,8 @@ absl::Status InferenceService::Create(const Caller& caller, const v1::CreateSess
   };
   if (const absl::Status found = existing(); !absl::IsNotFound(found)) return found;
   LEXICO_ASSIGN_OR_RETURN(const v1::ModelInfo model, cluster_.FindModel(request.model()));
-  LEXICO_ASSIGN_OR_RETURN(Session session, ResolveSession(request, model, caller.tenant()));
+  LEXICO_ASSIGN_OR_RETURN(Session session, ResolveSession(request, model, caller.tenant(),
+                                                          cluster_.options().min_profile));
   session.session_id = id;
   {
     LEXICO_ASSIGN_OR_RETURN(const Hold hold, cluster_.BeginNew(caller, id, /*wait=*/true));
@@ -304,6 +330,30 @@ grpc::Status InferenceService::MigrateSession(grpc::ServerContext* context,
     return absl::OkStatus();
   };
   return recorder.Finish(act());
+}
+
+absl::Status InferenceService::Demote(const Caller& caller, const v1::DemoteSessionRequest& request,
+                                      v1::Session* response) {
+  LEXICO_ASSIGN_OR_RETURN(const Hold hold, cluster_.BeginMove(caller, request.session_id(), {}));
+  const Session session = cluster_.Held(hold);
+  LEXICO_ASSIGN_OR_RETURN(const v1::ModelInfo model, cluster_.FindModel(session.model));
+  if (request.profile().empty()) {
+    return absl::InvalidArgumentError("profile is empty; name the smaller one, such as paper-s8");
+  }
+  LEXICO_RETURN_IF_ERROR(CheckProfile(model, request.profile()));
+  // Before an offloaded session is taken up; its worker knows best.
+  LEXICO_RETURN_IF_ERROR(CheckSmaller(ProfileNow(session), request.profile()));
+  LEXICO_RETURN_IF_ERROR(mover_.Demote(caller, hold, request.profile()));
+  *response = SessionToProto(cluster_.Held(hold), Activity::kNone);
+  return absl::OkStatus();
+}
+
+grpc::Status InferenceService::DemoteSession(grpc::ServerContext* context,
+                                             const v1::DemoteSessionRequest* request,
+                                             v1::Session* response) {
+  CallRecorder recorder(cluster_, "DemoteSession");
+  const auto caller = Caller::FromContext(context);
+  return recorder.Finish(caller.ok() ? Demote(*caller, *request, response) : caller.status());
 }
 
 grpc::Status InferenceService::DeleteSession(grpc::ServerContext* context,

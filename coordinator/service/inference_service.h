@@ -41,6 +41,8 @@ class InferenceService final : public v1::Inference::Service {
   grpc::Status MigrateSession(grpc::ServerContext* context,
                               const v1::MigrateSessionRequest* request,
                               v1::Session* response) override;
+  grpc::Status DemoteSession(grpc::ServerContext* context, const v1::DemoteSessionRequest* request,
+                             v1::Session* response) override;
   grpc::Status DeleteSession(grpc::ServerContext* context, const v1::DeleteSessionRequest* request,
                              v1::DeleteSessionResponse* response) override;
   grpc::Status ListModels(grpc::ServerContext* context, const v1::ListModelsRequest* request,
@@ -60,6 +62,9 @@ class InferenceService final : public v1::Inference::Service {
                     v1::ListSessionsResponse* response);
   absl::Status Restore(const Caller& caller, const v1::RestoreSessionRequest& request,
                        v1::Session* response);
+
+  absl::Status Demote(const Caller& caller, const v1::DemoteSessionRequest& request,
+                      v1::Session* response);
 
   Cluster& cluster_;
   Mover& mover_;

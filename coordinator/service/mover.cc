@@ -113,6 +113,7 @@ absl::Status Mover::OpenAt(const Session& session, const std::string& worker_id,
   request.set_session_id(session.session_id);
   request.set_epoch(epoch);
   request.set_profile(session.profile);
+  request.set_min_profile(session.min_profile);
   request.set_format(static_cast<v1::TextFormat>(session.format));
   request.set_system_prompt(session.system_prompt);
   request.set_tenant(session.tenant);
@@ -269,6 +270,23 @@ absl::Status Mover::Migrate(const Caller& caller, const Hold& hold, const std::s
       status,
       is_back ? fmt::format("session {} is back on worker {}", session.session_id, session.worker)
               : fmt::format("session {} is in the store", session.session_id));
+}
+
+absl::Status Mover::Demote(const Caller& caller, const Hold& hold, const std::string& profile) {
+  LEXICO_ASSIGN_OR_RETURN(const Located located, Locate(caller, hold));
+  v1::DemoteRequest request;
+  *request.mutable_session() = AtEpoch(hold.session_id(), located.epoch);
+  request.set_profile(profile);
+  v1::Session demoted;
+  const absl::Status status = CallWorker(cluster_, located.worker_id, &StubInterface::Demote,
+                                         request, &demoted, cluster_.options().move_timeout);
+  if (status.ok()) {
+    cluster_.Confirm(hold, located.epoch, Placement::kResident, FactsFromProto(demoted));
+    return status;
+  }
+  if (!IsTransportFailure(status) && !IsStaleOwner(status)) return status;
+  LEXICO_RETURN_IF_ERROR(Fence(hold, located.worker_id, IsTransportFailure(status)));
+  return WorkerLost(hold.session_id(), located.worker_id, "it may not be demoted; retry");
 }
 
 absl::Status Mover::Fork(const Caller& caller, const Hold& parent, const Hold& child) {

@@ -7,6 +7,9 @@
 //   migrate   resident                   offload, take up elsewhere; if that fails, back to where
 //   it
 //                                        was, and if that fails too it stays offloaded: never lost
+//   demote    resident, if need be by
+//   taking
+//             it up                      its worker makes its pages smaller
 //   fence     its worker was lost        epoch + 1, nobody's: a live but unreachable owner loses it
 //
 // A step once begun is finished, whatever its caller does: half a move helps nobody. Steps are
@@ -56,6 +59,9 @@ class Mover {
 
   // To `target`, or to the router's choice among the others for "". OK when it is there already.
   absl::Status Migrate(const Caller& caller, const Hold& hold, const std::string& target);
+
+  // Resident afterwards. The profile was checked to be a demotion of the session's.
+  absl::Status Demote(const Caller& caller, const Hold& hold, const std::string& profile);
 
   // The parent is resident afterwards, the fork on the same worker.
   absl::Status Fork(const Caller& caller, const Hold& parent, const Hold& child);

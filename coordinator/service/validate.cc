@@ -57,6 +57,8 @@ absl::Status CheckCreateSession(const v1::CreateSessionRequest& request) {
   }
   LEXICO_RETURN_IF_ERROR(CheckSize("model", request.model().size(), base::kNameBytesMax, ""));
   LEXICO_RETURN_IF_ERROR(CheckSize("profile", request.profile().size(), base::kNameBytesMax, ""));
+  LEXICO_RETURN_IF_ERROR(
+      CheckSize("min_profile", request.min_profile().size(), base::kNameBytesMax, ""));
   LEXICO_RETURN_IF_ERROR(CheckSize("system_prompt", request.system_prompt().size(),
                                    base::kPromptBytesMax, "; append longer text with AppendText"));
   if (!v1::TextFormat_IsValid(request.format())) {

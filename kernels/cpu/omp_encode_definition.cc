@@ -118,11 +118,16 @@ void EncodeOne(const OmpEncodeArgs& args, int64_t i) {
 
 }  // namespace
 
-OmpPursuit Pursue(const float* x, const PreparedDictionary& prepared, int sparsity,
+OmpPursuit Pursue(const float* x, const PreparedDictionary& dictionary, int sparsity,
                   double error_threshold) {
+  return PursueAmong(Widen(x, dictionary.head_dim()), dictionary,
+                     std::vector<bool>(dictionary.n_atoms(), false), sparsity, error_threshold);
+}
+
+OmpPursuit PursueAmong(const std::vector<double>& exact, const PreparedDictionary& prepared,
+                       std::vector<bool> excluded, int sparsity, double error_threshold) {
   const cpu::Dictionary& dictionary = cpu::AsCpu(prepared);
   const int head_dim = dictionary.head_dim();
-  const Vector exact = Widen(x, head_dim);
   const double norm = std::sqrt(Dot(exact, exact));
   const double stop = std::max(error_threshold, kResidualStop) * norm;
 
@@ -130,7 +135,6 @@ OmpPursuit Pursue(const float* x, const PreparedDictionary& prepared, int sparsi
   Vector residual = exact;
   pursuit.residual_norm = norm;
   Factor factor;
-  std::vector<bool> excluded(dictionary.n_atoms(), false);
   while (static_cast<int>(pursuit.picks.size()) < sparsity && pursuit.residual_norm > stop) {
     const OmpPick pick = BestAtom(residual, dictionary, excluded);
     if (pick.atom < 0 || pick.score <= kScoreStop * norm) break;

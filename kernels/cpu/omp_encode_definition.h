@@ -25,6 +25,10 @@ struct OmpPursuit {
 OmpPursuit Pursue(const float* x, const PreparedDictionary& dictionary, int sparsity,
                   double error_threshold);
 
+// The same of x [head_dim] in double, among the atoms that are not excluded [n_atoms].
+OmpPursuit PursueAmong(const std::vector<double>& x, const PreparedDictionary& dictionary,
+                       std::vector<bool> excluded, int sparsity, double error_threshold);
+
 void OmpEncode(const OmpEncodeArgs& args);
 
 }  // namespace lexico::kernels::definition

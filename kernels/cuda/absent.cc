@@ -2,6 +2,7 @@
 // ops.
 #include "kernels/cuda/ceilings.h"
 #include "kernels/cuda/collective.h"
+#include "kernels/cuda/demote_codes.h"
 #include "kernels/cuda/dense_attention.h"
 #include "kernels/cuda/dictionary.h"
 #include "kernels/cuda/elementwise.h"
@@ -101,6 +102,8 @@ void OmpEncode(const OmpEncodeArgs& args, const Stream& stream) { LEXICO_UNREACH
 void PrefillAttention(const PrefillAttentionArgs& args, const Stream& stream) {
   LEXICO_UNREACHABLE();
 }
+
+void DemoteCodes(const DemoteCodesArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
 
 void Reconstruct(const ReconstructArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
 

@@ -41,6 +41,35 @@ TEST(ManifestTest, ComesBackAsItWasWritten) {
   EXPECT_EQ(*decoded, manifest);
 }
 
+TEST(ManifestTest, OfADemotedSessionComesBack) {
+  Manifest manifest = MakeManifest("session", 7, {1, 2, 3});
+  const auto before = EncodeManifest(manifest);
+  ASSERT_TRUE(before.ok()) << before.status();
+  EXPECT_EQ(before->at(4), 1);
+  manifest.birth_profile = "paper-s32";
+  manifest.min_profile = "paper-s4";
+  manifest.demotions = {{"paper-s32", manifest.page_tokens, manifest.page_tokens + 1},
+                        {"paper-s16", manifest.n_sealed_tokens, manifest.tokens.size()}};
+  const auto bytes = EncodeManifest(manifest);
+  ASSERT_TRUE(bytes.ok()) << bytes.status();
+  EXPECT_EQ(bytes->at(4), 2);
+  const auto decoded = Decode(*bytes);
+  ASSERT_TRUE(decoded.ok()) << decoded.status();
+  EXPECT_EQ(*decoded, manifest);
+  for (size_t cut = before->size(); cut < bytes->size(); ++cut) {
+    EXPECT_EQ(Decode(Signed(bytes->substr(0, cut))).status().code(), StatusCode::kDataLoss) << cut;
+  }
+  EXPECT_EQ(Decode(Signed(*bytes + '\0')).status().code(), StatusCode::kDataLoss);
+}
+
+TEST(ManifestTest, ThatMayBeDemotedComesBack) {
+  Manifest manifest = MakeManifest("session", 7, {1, 2, 3});
+  manifest.min_profile = "paper-s4";
+  const auto bytes = EncodeManifest(manifest);
+  ASSERT_TRUE(bytes.ok()) << bytes.status();
+  EXPECT_EQ(*Decode(*bytes), manifest);
+}
+
 TEST(ManifestTest, OfAnEmptySessionComesBack) {
   Manifest manifest = MakeManifest("session", 1, {});
   manifest.tokens.clear();
@@ -59,6 +88,31 @@ TEST(ManifestTest, RulesThatDoNotHoldAreInvalidArgumentAndNamed) {
     EXPECT_NE(status.message().find(field), std::string::npos) << status;
   };
   expect_refused("session_id", [](Manifest& m) { m.session_id.clear(); });
+  expect_refused("birth_profile", [](Manifest& m) { m.birth_profile.assign(257, 'x'); });
+  expect_refused("min_profile", [](Manifest& m) { m.min_profile.assign(257, 'x'); });
+  expect_refused("n_demotions", [](Manifest& m) { m.demotions.assign(257, {"p", 4, 4}); });
+  expect_refused("profile of a demotion", [](Manifest& m) {
+    m.demotions = {{"", m.n_sealed_tokens, m.n_sealed_tokens}};
+  });
+  expect_refused("n_sealed_tokens of a demotion", [](Manifest& m) {
+    m.demotions = {{"p", 0, m.n_sealed_tokens}};
+  });
+  expect_refused("n_sealed_tokens of a demotion", [](Manifest& m) {
+    m.demotions = {{"p", m.n_sealed_tokens + m.page_tokens, m.tokens.size()}};
+  });
+  expect_refused("n_sealed_tokens of a demotion", [](Manifest& m) {
+    m.demotions = {{"p", m.n_sealed_tokens, m.tokens.size()},
+                   {"q", m.n_sealed_tokens - m.page_tokens, m.tokens.size()}};
+  });
+  expect_refused("n_tokens of a demotion", [](Manifest& m) {
+    m.demotions = {{"p", m.n_sealed_tokens, 1}};
+  });
+  expect_refused("n_tokens of a demotion", [](Manifest& m) {
+    m.demotions = {{"p", m.n_sealed_tokens, m.tokens.size() + 1}};
+  });
+  expect_refused("multiple of page_tokens", [](Manifest& m) {
+    m.demotions = {{"p", 1, m.n_sealed_tokens}};
+  });
   expect_refused("tenant", [](Manifest& m) { m.tenant.assign(257, 'x'); });
   expect_refused("conversation", [](Manifest& m) { m.conversation.assign((1 << 20) + 1, 'x'); });
   expect_refused("n_layers", [](Manifest& m) { m.n_layers = 0; });
@@ -122,7 +176,7 @@ TEST(ManifestCorruptionTest, HugeCountsAreRefusedBeforeAnythingIsAllocated) {
 
 TEST(ManifestCorruptionTest, NewerVersionIsFailedPrecondition) {
   std::string bytes = MakeManifestBytes("session", 7, {1});
-  bytes[4] = 2;
+  bytes[4] = kManifestVersion + 1;
   EXPECT_EQ(Decode(Signed(bytes)).status().code(), StatusCode::kFailedPrecondition);
 }
 

@@ -47,6 +47,17 @@ TEST(PageKeyTest, EverythingThatBytesFollowFromChangesTheKey) {
   scope.tenant = "b";
   expect_new(FirstKey(scope, kTokens, kOneSegment), "tenant");
   scope = Scope();
+  scope.demotions = {{"paper-s32", 4, 8}};
+  expect_new(FirstKey(scope, kTokens, kOneSegment), "demotion");
+  scope.demotions[0].n_tokens = 9;
+  expect_new(FirstKey(scope, kTokens, kOneSegment), "tokens at a demotion");
+  scope.demotions[0].n_sealed_tokens = 8;
+  expect_new(FirstKey(scope, kTokens, kOneSegment), "pages at a demotion");
+  scope.demotions[0].from = "paper-s24";
+  expect_new(FirstKey(scope, kTokens, kOneSegment), "profile before a demotion");
+  scope.demotions.push_back(scope.demotions[0]);
+  expect_new(FirstKey(scope, kTokens, kOneSegment), "two demotions");
+  scope = Scope();
   scope.model = FingerprintOf("other");
   expect_new(FirstKey(scope, kTokens, kOneSegment), "model");
   scope = Scope();

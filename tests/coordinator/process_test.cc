@@ -116,13 +116,15 @@ TEST(OptionsTest, DefaultsAndFlags) {
   ASSERT_THAT(defaults, IsOk());
   EXPECT_EQ(defaults->cluster.lease, absl::Seconds(5));
   EXPECT_EQ(defaults->data_dir, "");
-  const char* some[] = {"lexico-coordinator", "--lease_ms=250", "--worker_calls_max", "2",
-                        "--tls_ca=ca.pem"};
-  const auto options = ParseCoordinatorOptions(5, some);
+  const char* some[] = {"lexico-coordinator", "--lease_ms=250",        "--worker_calls_max", "2",
+                        "--tls_ca=ca.pem",    "--min_profile=paper-s8"};
+  const auto options = ParseCoordinatorOptions(6, some);
   ASSERT_THAT(options, IsOk());
   EXPECT_EQ(options->cluster.lease, absl::Milliseconds(250));
   EXPECT_EQ(options->cluster.admission.worker_calls_max, 2);
   EXPECT_EQ(options->cluster.tls.ca_file, "ca.pem");
+  EXPECT_EQ(defaults->cluster.min_profile, "");
+  EXPECT_EQ(options->cluster.min_profile, "paper-s8");
 }
 
 TEST(OptionsTest, WrongFlagsAreRefusedByName) {
@@ -133,6 +135,7 @@ TEST(OptionsTest, WrongFlagsAreRefusedByName) {
            {"--log_level=loud", "log_level"},
            {"--address=127.0.0.1:65536", "--address \"127.0.0.1:65536\": port 65536 is too large"},
            {"--address=:1", "--address \":1\": it has no host"},
+           {"--min_profile=paper", "--min_profile: no profile 'paper'"},
            {"--store=h:0", "--store \"h:0\": port 0 cannot be connected to"},
            {"--metrics_address=here", "--metrics_address \"here\": it has no port"}}) {
     const char* argv[] = {"lexico-coordinator", flag};

@@ -308,6 +308,7 @@ Session SampleSession() {
   session.model = "lexico-20m";
   session.model_identity = "a/b/c";
   session.profile = "paper-s16";
+  session.min_profile = "paper-s4";
   session.format = 1;
   session.parent = "book-0";
   session.create_fingerprint = "0123";
@@ -327,7 +328,8 @@ Session SampleSession() {
                    .bookkeeping_bytes = 3,
                    .fp16_equivalent_bytes = 4,
                    .relative_error_k = 0.25,
-                   .relative_error_v = 0.5};
+                   .relative_error_v = 0.5,
+                   .profile = "paper-s8"};
   return session;
 }
 
@@ -352,6 +354,20 @@ TEST(SessionRecordTest, EveryFieldComesBack) {
   EXPECT_EQ(decoded->worker, "w2");
   EXPECT_EQ(decoded->epoch, 42u);
   EXPECT_EQ(decoded->facts, session.facts);
+  EXPECT_EQ(decoded->min_profile, "paper-s4");
+}
+
+// Of a journal that an earlier version wrote.
+TEST(SessionRecordTest, Version1IsRead) {
+  Session session = SampleSession();
+  session.min_profile.clear();
+  session.facts.profile.clear();
+  std::string bytes = EncodeSession(session);
+  bytes.resize(bytes.size() - 2 * sizeof(uint32_t));
+  bytes[0] = 1;
+  const auto decoded = DecodeSession(bytes);
+  ASSERT_THAT(decoded, IsOk());
+  EXPECT_EQ(EncodeSession(*decoded), EncodeSession(session));
 }
 
 TEST(SessionRecordTest, EveryTruncationIsDataLoss) {
@@ -366,8 +382,8 @@ TEST(SessionRecordTest, EveryTruncationIsDataLoss) {
 
 TEST(SessionRecordTest, NewerVersionIsFailedPrecondition) {
   std::string bytes = EncodeSession(SampleSession());
-  bytes[0] = 2;
-  EXPECT_THAT(DecodeSession(bytes), StatusIs(absl::StatusCode::kFailedPrecondition, "version 2"));
+  bytes[0] = 3;
+  EXPECT_THAT(DecodeSession(bytes), StatusIs(absl::StatusCode::kFailedPrecondition, "version 3"));
 }
 
 TEST(SessionRecordTest, UnknownPlacementIsDataLoss) {

@@ -81,6 +81,90 @@ TEST_F(ServiceTest, ProfilesThatAreNotListedAreServedWhereTheyFit) {
   }
 }
 
+class DemotionServiceTest : public ServiceTest {
+ protected:
+  absl::StatusOr<v1::Session> CreateWith(const std::string& id, const std::string& profile,
+                                         const std::string& min_profile) {
+    v1::CreateSessionRequest request;
+    request.set_session_id(id);
+    request.set_profile(profile);
+    request.set_min_profile(min_profile);
+    return Create(request);
+  }
+  absl::StatusOr<v1::Session> Demote(const std::string& id, const std::string& profile) {
+    v1::DemoteSessionRequest request;
+    request.set_session_id(id);
+    request.set_profile(profile);
+    v1::Session response;
+    const absl::Status status =
+        rpc::FromGrpc(inference_->DemoteSession(Context().get(), request, &response));
+    if (!status.ok()) return status;
+    return response;
+  }
+};
+
+TEST_F(DemotionServiceTest, ADemotedSessionIsShownAsItWasAndIs) {
+  AddWorker("w1");
+  ASSERT_THAT(CreateWith("s", "paper-s16", "paper-s4"), IsOk());
+  ASSERT_THAT(Append("s", {"text"}), IsOk());
+  EXPECT_EQ(Get("s")->profile(), "paper-s16");
+  const auto demoted = Demote("s", "paper-s8");
+  ASSERT_THAT(demoted, IsOk());
+  EXPECT_EQ(demoted->profile(), "paper-s8");
+  EXPECT_EQ(demoted->birth_profile(), "paper-s16");
+  EXPECT_EQ(demoted->min_profile(), "paper-s4");
+  EXPECT_EQ(Get("s")->profile(), "paper-s8");
+  EXPECT_EQ(List().at("s").profile(), "paper-s8");
+  RestartCoordinator();
+  EXPECT_EQ(List().at("s").profile(), "paper-s8");
+  EXPECT_EQ(List().at("s").birth_profile(), "paper-s16");
+  EXPECT_EQ(List().at("s").min_profile(), "paper-s4");
+}
+
+TEST_F(DemotionServiceTest, AnOffloadedSessionIsTakenUpFirst) {
+  AddWorker("w1");
+  ASSERT_THAT(CreateWith("s", "paper-s16", ""), IsOk());
+  ASSERT_THAT(Append("s", {"text"}), IsOk());
+  ASSERT_THAT(Offload("s"), IsOk());
+  const auto demoted = Demote("s", "paper-s8");
+  ASSERT_THAT(demoted, IsOk());
+  EXPECT_EQ(demoted->worker(), "w1");
+  EXPECT_EQ(demoted->profile(), "paper-s8");
+  const auto fork = Fork("s", "f");
+  ASSERT_THAT(fork, IsOk());
+  EXPECT_EQ(fork->profile(), "paper-s8");
+  EXPECT_EQ(fork->birth_profile(), "paper-s16");
+}
+
+TEST_F(DemotionServiceTest, WhatIsNoDemotionIsRefused) {
+  AddWorker("w1");
+  ASSERT_THAT(CreateWith("s", "paper-s8", ""), IsOk());
+  EXPECT_THAT(Demote("none", "paper-s4"), StatusIs(kNotFound, "none"));
+  EXPECT_THAT(Demote("s", ""), StatusIs(kInvalidArgument, "profile is empty"));
+  EXPECT_THAT(Demote("s", "paper"), StatusIs(kNotFound, "no profile paper"));
+  EXPECT_EQ(rpc::ReasonOf(Demote("s", "paper").status()), "profile_unknown");
+  EXPECT_THAT(Demote("s", "paper-s16"), StatusIs(kFailedPrecondition, "not fewer atoms"));
+  EXPECT_EQ(rpc::ReasonOf(Demote("s", "paper-s16").status()), "profile_not_smaller");
+  EXPECT_THAT(Demote("s", "kv4"), StatusIs(kFailedPrecondition, "other coefficient bits"));
+  EXPECT_THAT(Demote("s", "dense"), StatusIs(kFailedPrecondition, "one is dense"));
+  EXPECT_THAT(CreateWith("t", "paper-s8", "paper-s16"),
+              StatusIs(kFailedPrecondition, "not fewer atoms"));
+  EXPECT_THAT(CreateWith("t", "paper-s8", "paper"), StatusIs(kNotFound, "no profile paper"));
+  EXPECT_THAT(CreateWith("t", "paper-s8", std::string(300, 'p')),
+              StatusIs(kInvalidArgument, "min_profile has 300 bytes"));
+}
+
+TEST_F(DemotionServiceTest, TheUsualLeastProfileIsOfThoseItFits) {
+  options_.min_profile = "paper-s8";
+  RestartCoordinator();
+  AddWorker("w1");
+  EXPECT_EQ(CreateWith("a", "paper-s16", "")->min_profile(), "paper-s8");
+  EXPECT_EQ(CreateWith("b", "paper-s8", "")->min_profile(), "");
+  EXPECT_EQ(CreateWith("c", "dense", "")->min_profile(), "");
+  EXPECT_EQ(CreateWith("d", "paper-s16", "paper-s16")->min_profile(), "");
+  EXPECT_EQ(CreateWith("e", "paper-s16", "paper-s2")->min_profile(), "paper-s2");
+}
+
 TEST_F(ServiceTest, SessionsSpreadOverWorkers) {
   AddWorker("w1");
   AddWorker("w2");

@@ -122,6 +122,55 @@ TEST(LocalTest, SessionsLiveOnInTheDataDir) {
   EXPECT_EQ(local.Lexico({"session", "show", "notes"}).exit_code, 1);
 }
 
+TEST(LocalTest, ASessionIsDemotedAndStaysSo) {
+  const TempDir dir;
+  const TestDocument document = MakeTestDocument(4000, 2, 53);
+  const std::string file = dir.Write("document.txt", document.text);
+  Local local({"--workers", "2"});
+  const Result created = local.Lexico({"session", "create", "--id", "notes", "--profile",
+                                       "paper-s24", "--min-profile", "paper-s8"});
+  ASSERT_EQ(created.exit_code, 0) << created.err;
+  ASSERT_EQ(local.Lexico({"session", "append", "notes", file}).exit_code, 0);
+  const json before = json::parse(local.Lexico({"session", "show", "notes", "--json"}).out);
+  EXPECT_EQ(before["profile"], "paper-s24");
+  EXPECT_EQ(before["min_profile"], "paper-s8");
+
+  const Result up = local.Lexico({"session", "demote", "notes", "--profile", "paper-s32"});
+  EXPECT_EQ(up.exit_code, 1);
+  EXPECT_THAT(up.err, HasSubstr("has not fewer atoms"));
+  const Result other = local.Lexico({"session", "demote", "notes", "--profile", "kv8"});
+  EXPECT_EQ(other.exit_code, 1);
+  EXPECT_THAT(other.err, HasSubstr("other coefficient bits"));
+  EXPECT_EQ(local.Lexico({"session", "demote", "notes", "--profile", "paper"}).exit_code, 1);
+
+  const Result demoted = local.Lexico({"session", "demote", "notes", "--profile", "paper-s12"});
+  ASSERT_EQ(demoted.exit_code, 0) << demoted.err;
+  EXPECT_THAT(demoted.out, HasSubstr("paper-s12, born paper-s24, at least paper-s8"));
+  const auto show = [&] {
+    return json::parse(local.Lexico({"session", "show", "notes", "--json"}).out);
+  };
+  json after = show();
+  EXPECT_EQ(after["birth_profile"], "paper-s24");
+  EXPECT_EQ(after["n_sealed_tokens"], before["n_sealed_tokens"]);
+  const auto bytes = [](const json& session) {
+    return std::stoull(session["memory"]["code_bytes"].dump());
+  };
+  EXPECT_EQ(2 * bytes(after), bytes(before));
+  // Also where it goes, and when it was away.
+  const std::string worker = after["worker"];
+  ASSERT_EQ(local.Lexico({"session", "migrate", "notes"}).exit_code, 0);
+  after = show();
+  EXPECT_NE(after["worker"], worker);
+  EXPECT_EQ(after["profile"], "paper-s12");
+  EXPECT_EQ(after["birth_profile"], "paper-s24");
+  ASSERT_EQ(local.Lexico({"session", "offload", "notes"}).exit_code, 0);
+  ASSERT_EQ(local.Lexico({"session", "demote", "notes", "--profile", "paper-s10"}).exit_code, 0);
+  EXPECT_EQ(show()["profile"], "paper-s10");
+  const Result asked = local.Lexico({"ask", "notes", document.questions[0]});
+  ASSERT_EQ(asked.exit_code, 0) << asked.err;
+  EXPECT_THAT(asked.out, HasSubstr(document.answers[0]));
+}
+
 // Stored by a worker whose model is split in two, taken up by one that has it whole, and back.
 TEST(LocalTest, SessionsMoveBetweenSplitAndWholeModels) {
   const TempDir dir;

@@ -137,6 +137,20 @@ void DeviceOps::Reconstruct(const kernels::ReconstructArgs& args) const {
   device.CopyOutputsBack();
 }
 
+void DeviceOps::DemoteCodes(const kernels::DemoteCodesArgs& args) const {
+  if (stream_.kind() == DeviceKind::kCpu) return kernels::DemoteCodes(args, stream_);
+  OnDevice device(stream_);
+  kernels::DemoteCodesArgs there = args;
+  there.pages =
+      device.Pages(args.pages, args.n_pages, args.page_offset + args.layout.payload_bytes());
+  there.dictionary = device.Dictionary(args.dictionary);
+  there.atoms = device.Output(args.atoms);
+  there.coefs = device.Output(args.coefs);
+  there.rel_error = device.Output(args.rel_error);
+  kernels::DemoteCodes(there, stream_);
+  device.CopyOutputsBack();
+}
+
 namespace {
 
 void OmpEncodeThere(const kernels::OmpEncodeArgs& args, const PreparedDictionary* dictionary,

@@ -11,6 +11,7 @@
 #include <memory>
 #include <span>
 
+#include "kernels/api/demote_codes.h"
 #include "kernels/api/dense_attention.h"
 #include "kernels/api/dictionary.h"
 #include "kernels/api/merge_partials.h"
@@ -31,6 +32,7 @@ class DeviceOps {
   void SparseAttention(const kernels::SparseAttentionArgs& args) const;
   void Reconstruct(const kernels::ReconstructArgs& args) const;
   void OmpEncode(const kernels::OmpEncodeArgs& args) const;
+  void DemoteCodes(const kernels::DemoteCodesArgs& args) const;
   // The same with a dictionary that a GPU reads as its file has it: args.dictionary, on the CPU,
   // was prepared from `rows`.
   void OmpEncode(const kernels::OmpEncodeArgs& args, const kernels::TensorView& rows) const;

@@ -53,6 +53,7 @@ v1::Session ToProto(const std::string& session_id, const FakeSession& session) {
   v1::Session out;
   out.set_session_id(session_id);
   out.set_profile(session.profile);
+  out.set_min_profile(session.min_profile);
   out.set_format(session.format);
   out.set_tier(v1::TIER_DEVICE);
   out.set_epoch(session.epoch);
@@ -314,7 +315,8 @@ grpc::Status FakeWorker::OpenSession(grpc::ServerContext* context,
                       .create_time = rpc::TimeFromProto(request->create_time()),
                       .profile = request->profile(),
                       .format = request->format(),
-                      .ids = IdsOf(request->system_prompt())};
+                      .ids = IdsOf(request->system_prompt()),
+                      .min_profile = request->min_profile()};
   absl::MutexLock lock(&mutex_);
   if (!sessions_.emplace(request->session_id(), session).second) {
     return rpc::ToGrpc(absl::AlreadyExistsError("session " + request->session_id()));
@@ -434,6 +436,18 @@ grpc::Status FakeWorker::Describe(grpc::ServerContext* context, const v1::Sessio
   absl::MutexLock lock(&mutex_);
   response->set_state(busy_.contains(request->session_id()) ? v1::SESSION_STATE_BUSY
                                                             : v1::SESSION_STATE_READY);
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeWorker::Demote(grpc::ServerContext* context, const v1::DemoteRequest* request,
+                                v1::Session* response) {
+  if (const absl::Status failure = InjectedFailure("Demote"); !failure.ok()) {
+    return rpc::ToGrpc(failure);
+  }
+  const auto use = Take(request->session());
+  if (!use.ok()) return rpc::ToGrpc(use.status());
+  (*use)->session.profile = request->profile();
+  *response = ToProto(request->session().session_id(), (*use)->session);
   return grpc::Status::OK;
 }
 

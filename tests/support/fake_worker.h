@@ -34,6 +34,7 @@ struct FakeSession {
   std::string profile;
   v1::TextFormat format = v1::TEXT_FORMAT_RAW;
   std::vector<int32_t> ids;
+  std::string min_profile = {};
 };
 
 // What a cache store would hold, shared by the fakes of a cluster.
@@ -131,6 +132,8 @@ class FakeWorker final : public v1::WorkerService::Service {
                     v1::Session* response) override;
   grpc::Status Describe(grpc::ServerContext* context, const v1::SessionAtEpoch* request,
                         v1::Session* response) override;
+  grpc::Status Demote(grpc::ServerContext* context, const v1::DemoteRequest* request,
+                      v1::Session* response) override;
   grpc::Status Offload(grpc::ServerContext* context, const v1::SessionAtEpoch* request,
                        v1::Session* response) override;
   grpc::Status Restore(grpc::ServerContext* context, const v1::RestoreRequest* request,

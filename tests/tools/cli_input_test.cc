@@ -87,6 +87,9 @@ TEST(CliCommandLineTest, MissingWordsAreNamed) {
   EXPECT_THAT(Parse({}), StatusIs(StatusCode::kInvalidArgument, "subcommand"));
   EXPECT_THAT(Parse({"ask", "id"}), StatusIs(StatusCode::kInvalidArgument, "question"));
   EXPECT_THAT(Parse({"session", "show"}), StatusIs(StatusCode::kInvalidArgument, "id"));
+  EXPECT_THAT(Parse({"session", "demote", "s"}),
+              StatusIs(StatusCode::kInvalidArgument, "--profile"));
+  EXPECT_THAT(Parse({"session", "demote", "s", "--profile", "paper-s8"}), IsOk());
 }
 
 TEST(CliCommandLineTest, TextThatIsNotUtf8IsRefusedByName) {
@@ -99,6 +102,8 @@ TEST(CliCommandLineTest, TextThatIsNotUtf8IsRefusedByName) {
            {"--id", {"session", "create", "--id", "\xff"}},
            {"--profile", {"session", "create", "--profile", "\xff"}},
            {"--model", {"chat", "--model", "\xff"}},
+           {"--min-profile", {"session", "create", "--min-profile", "\xff"}},
+           {"--profile", {"session", "demote", "s", "--profile", "\xff"}},
            {"--worker", {"session", "migrate", "s", "--worker", "\xff"}},
            {"worker", {"worker", "drain", "\xff"}}}) {
     EXPECT_THAT(Parse(arguments), StatusIs(StatusCode::kInvalidArgument, name + ": "));

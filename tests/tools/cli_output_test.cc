@@ -71,6 +71,19 @@ TEST(CliTextTest, SessionShowsItsBytesAndRatio) {
   EXPECT_NE(text.find("worker       -"), std::string::npos) << text;
 }
 
+TEST(CliTextTest, ADemotedSessionSaysWhatItWasAndMayBecome) {
+  v1::Session session;
+  session.set_profile("paper-s16");
+  session.set_birth_profile("paper-s16");
+  EXPECT_NE(FormatSession(session).find("profile      paper-s16\n"), std::string::npos);
+  session.set_profile("paper-s8");
+  session.set_min_profile("paper-s4");
+  EXPECT_NE(
+      FormatSession(session).find("profile      paper-s8, born paper-s16, at least paper-s4\n"),
+      std::string::npos)
+      << FormatSession(session);
+}
+
 TEST(CliTextTest, UsageSaysWhatWasReusedReadAndWritten) {
   v1::Usage usage;
   usage.set_n_context_tokens(20000);

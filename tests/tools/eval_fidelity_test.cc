@@ -40,7 +40,7 @@ class FidelityTest : public testing::Test {
     options.n_tokens = 300;
     options.n_continuation = 20;
     for (const std::string& name : profiles) {
-      auto profile = base::ParseProfile(name);
+      auto profile = ParseMeasuredProfile(name);
       EXPECT_THAT(profile, tests::IsOk());
       options.profiles.push_back(*std::move(profile));
     }
@@ -124,6 +124,29 @@ TEST_F(FidelityTest, MembersOfTheFamilyAreMeasuredAtTheirBytes) {
     EXPECT_LT(rows[2].error_k[layer], rows[1].error_k[layer]);
     EXPECT_LT(rows[3].error_k[layer], rows[3].error_v[layer]);
   }
+}
+
+TEST_F(FidelityTest, ADemotionIsMeasuredAtItsBytes) {
+  const auto report = Measure(Options({"paper-s4", "paper-s8:paper-s4", "paper-s8:paper-s1"}, {}));
+  ASSERT_THAT(report, tests::IsOk());
+  const std::vector<FidelityRow>& rows = report->rows;
+  EXPECT_EQ(rows[1].name, "paper-s8:paper-s4");
+  EXPECT_EQ(rows[1].bytes_per_vector, rows[0].bytes_per_vector);
+  EXPECT_EQ(rows[2].bytes_per_vector, 3);
+  EXPECT_NEAR(rows[1].kl, rows[0].kl, rows[0].kl * 0.3);
+  EXPECT_GT(rows[2].kl, rows[1].kl);
+  for (int layer = 0; layer < 3; ++layer) {
+    EXPECT_NEAR(rows[1].error_k[layer], rows[0].error_k[layer], rows[0].error_k[layer] * 0.1);
+  }
+}
+
+TEST_F(FidelityTest, WhatIsNoDemotionIsRefusedByName) {
+  EXPECT_THAT(ParseMeasuredProfile("paper-s4:paper-s8"),
+              tests::StatusIs(absl::StatusCode::kFailedPrecondition, "paper-s4:paper-s8"));
+  EXPECT_THAT(ParseMeasuredProfile("paper-s4:"),
+              tests::StatusIs(absl::StatusCode::kFailedPrecondition, "paper-s4:"));
+  EXPECT_THAT(ParseMeasuredProfile("paper:paper-s4"),
+              tests::StatusIs(absl::StatusCode::kNotFound, "no profile 'paper'"));
 }
 
 TEST_F(FidelityTest, EvictionsHaveNoErrorOfVectors) {

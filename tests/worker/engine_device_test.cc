@@ -98,6 +98,19 @@ TEST_P(EngineDeviceTest, AnswersAreThoseOfACpu) {
   }
 }
 
+TEST_P(EngineDeviceTest, ADemotedSessionMovesToACpu) {
+  const std::string profile = GetParam().profile;
+  if (profile.find("paper") != 0) GTEST_SKIP() << "only codes can be demoted";
+  ASSERT_THAT(gpu_->OpenSession({.session_id = "s", .profile = profile}), IsOk());
+  ASSERT_THAT(Append("s", RandomIds(2000), gpu_.get()).result, IsOk());
+  const auto demoted = gpu_->Demote("s", "paper-s1");
+  ASSERT_THAT(demoted, IsOk());
+  EXPECT_EQ(demoted->profile, "paper-s1");
+  Move(*gpu_, "s", *engine_);
+  const GenerateRequest request = Request("s", RandomIds(3), 60);
+  ExpectAlike(Generate(request), Generate(request, gpu_.get()));
+}
+
 // Many blocks and batches of pages, which a GPU codes beside the next blocks and layers.
 TEST_P(EngineDeviceTest, LongPromptsAreReadAlike) {
   OpenBoth("s");

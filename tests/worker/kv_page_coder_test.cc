@@ -125,6 +125,40 @@ TEST_P(PageCoderTest, DecodedPagesAreAsFarFromTheRowsAsTheirErrorsSay) {
   }
 }
 
+TEST_P(PageCoderTest, DemotedPagesAreTheSameWhereverTheyAreWritten) {
+  const KvLayout from = Layout("paper-s8");
+  const KvLayout to = Layout("paper-s3");
+  dictionaries_ = {Dictionary(), Dictionary()};
+  ASSERT_TRUE(scratch_.Reserve(from, 2 * kPages, stream()).ok());
+  const std::vector<float> k = Rows(from);
+  const std::vector<float> v = Rows(from);
+  ASSERT_TRUE(Encode(from, k, v).ok());
+  const std::vector<PageError> before = errors_;
+  const std::vector<uint8_t*> sources = blocks_;
+  const std::vector<const uint8_t*> read(sources.begin(), sources.end());
+  const DeviceArray<uint8_t> elsewhere(std::vector<uint8_t>(kPages * from.page_block_bytes(), 0xee),
+                                       stream());
+  blocks_.clear();
+  for (int i = 0; i < kPages; ++i) {
+    blocks_.push_back(elsewhere.data() + i * from.page_block_bytes());
+  }
+  DemotePages(from, to, dictionaries_, kLayer, read, blocks_, errors_, stream(), scratch_);
+  const std::vector<float> k_there = Decode(to, false, k.size());
+  const std::vector<float> v_there = Decode(to, true, v.size());
+  const std::vector<PageError> rest = errors_;
+  blocks_ = sources;
+  DemotePages(from, to, dictionaries_, kLayer, read, blocks_, errors_, stream(), scratch_);
+  EXPECT_EQ(Decode(to, false, k.size()), k_there);
+  EXPECT_EQ(Decode(to, true, v.size()), v_there);
+  for (int page = 0; page < kPages; ++page) {
+    EXPECT_EQ(errors_[page].k, rest[page].k);
+    // What was left out before and what is left out now are orthogonal.
+    const double expected =
+        std::hypot(before[page].v, rest[page].v * std::sqrt(1 - before[page].v * before[page].v));
+    EXPECT_NEAR(MeanError(v, v_there, page), expected, 0.02) << page;
+  }
+}
+
 TEST_P(PageCoderTest, MembersOfTheFamilyAreCodedToTheirBytes) {
   for (const char* profile : {"kv4", "kv4u", "kv0r1", "k2r2u-v4r1", "k0r3u-v8f8", "kv4f8r3"}) {
     SCOPED_TRACE(profile);

@@ -55,6 +55,53 @@ TEST_F(PagePoolTest, ExhaustionGivesNothingRatherThanAPart) {
   pool_->Release(last);
 }
 
+TEST_F(PagePoolTest, SpareSlabsAreForThoseWhoAskForThem) {
+  pool_->KeepSpare(1);
+  EXPECT_EQ(pool_->n_slabs(), 3);
+  EXPECT_EQ(pool_->free_slabs(), 3);
+  EXPECT_EQ(pool_->FreeBlocks(1024), 12);
+  EXPECT_EQ(pool_->FreeBlocks(1024, /*from_spare=*/true), 16);
+  const auto blocks = Acquire(1024, 12);
+  ASSERT_EQ(blocks.size(), 12u);
+  EXPECT_TRUE(Acquire(64, 1).empty());
+  std::vector<uint8_t*> small(1);
+  ASSERT_TRUE(pool_->Acquire(64, small, /*from_spare=*/true));
+  // Its slab serves all now, and the next that is free is spare again.
+  EXPECT_EQ(pool_->FreeBlocks(64), 63);
+  pool_->Release(std::span(blocks).first(4));
+  EXPECT_EQ(pool_->free_slabs(), 0);
+  EXPECT_TRUE(Acquire(1024, 1).empty());
+  pool_->Release(std::span(blocks).subspan(4));
+  EXPECT_EQ(pool_->free_slabs(), 2);
+  pool_->Release(small);
+  EXPECT_EQ(pool_->free_slabs(), 3);
+}
+
+TEST_F(PagePoolTest, ExchangedBlocksFitWhereTheirSlabsBecomeFree) {
+  auto large = Acquire(1024, 16);
+  ASSERT_EQ(large.size(), 16u);
+  const std::vector<const uint8_t*> all(large.begin(), large.end());
+  EXPECT_EQ(pool_->SlabsFreedBy(all), 4);
+  EXPECT_EQ(pool_->SlabsFreedBy(std::span(all).first(7)), 1);
+  // Three of a slab's four leave no slab.
+  auto some = std::span(large).first(3);
+  const std::vector<uint8_t*> before(some.begin(), some.end());
+  EXPECT_FALSE(pool_->Exchange(512, some));
+  EXPECT_TRUE(std::equal(some.begin(), some.end(), before.begin()));
+  auto whole = std::span(large).first(4);
+  pool_->Retain(whole.first(1));
+  EXPECT_EQ(pool_->CountShared(std::span(all).first(4)), 1);
+  EXPECT_TRUE(pool_->IsShared(all[0]));
+  EXPECT_FALSE(pool_->IsShared(all[1]));
+  EXPECT_EQ(pool_->SlabsFreedBy(std::span(all).first(4)), 0);
+  pool_->Release(whole.first(1));
+  ASSERT_TRUE(pool_->Exchange(512, whole));
+  EXPECT_EQ(pool_->FreeBlocks(512), 4);
+  EXPECT_EQ(pool_->usage().used_blocks, 16);
+  EXPECT_EQ(pool_->SlabOf(whole[0]), pool_->SlabOf(whole[3]));
+  pool_->Release(large);
+}
+
 TEST_F(PagePoolTest, AnEmptySlabServesAnotherSize) {
   const auto small = Acquire(512, 32);
   ASSERT_EQ(small.size(), 32u);

@@ -57,6 +57,9 @@ class TestWorker {
         writer_->Push(session, std::move(pages));
       };
     }
+    options.on_demoted = [this](const DemotionReport& report) {
+      if (writer_ != nullptr) writer_->SyncLater(report.session_id, absl::Now());
+    };
     engine_ = *Engine::Create(options, EmbeddedModel().ranks, base::Clock::Real(), &metrics_);
     if (client != nullptr) {
       store_ = std::make_unique<SessionStore>(client, writer_.get(), engine_.get(), &table_,

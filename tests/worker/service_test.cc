@@ -480,5 +480,45 @@ TEST(ServiceWithoutStoreTest, SessionsLiveOnTheWorkerAlone) {
   EXPECT_THAT(worker.Restore("t", 1), StatusIs(StatusCode::kFailedPrecondition, "--store"));
 }
 
+TEST_F(ServiceTest, ADemotedSessionIsStoredAndComesBackAsThat) {
+  FakeStoreClient store;
+  TestWorker worker("w1", &store);
+  v1::OpenSessionRequest open;
+  open.set_session_id("s");
+  open.set_epoch(1);
+  open.set_profile("paper-s16");
+  open.set_min_profile("paper-s4");
+  ASSERT_THAT(worker.Call(&v1::WorkerService::Stub::OpenSession, open), IsOk());
+  ASSERT_THAT(worker.Append("s", 1, Document()), IsOk());
+  v1::DemoteRequest request;
+  request.mutable_session()->set_session_id("s");
+  request.mutable_session()->set_epoch(1);
+  request.set_profile("paper-s32");
+  EXPECT_THAT(worker.Call(&v1::WorkerService::Stub::Demote, request),
+              StatusIs(StatusCode::kFailedPrecondition, "not fewer atoms"));
+  request.set_profile("paper-s8");
+  const auto demoted = worker.Call(&v1::WorkerService::Stub::Demote, request);
+  ASSERT_THAT(demoted, IsOk());
+  EXPECT_EQ(demoted->profile(), "paper-s8");
+  EXPECT_EQ(demoted->birth_profile(), "paper-s16");
+  // Behind the answer, under their new names.
+  EXPECT_TRUE(Eventually([&] {
+    if (store.ManifestOf("s").profile != "paper-s8") return false;
+    const auto has = store.HasPages(store.ManifestOf("s").page_keys, absl::InfiniteFuture());
+    return has.ok() && std::count(has->begin(), has->end(), false) == 0;
+  }));
+  EXPECT_EQ(store.ManifestOf("s").min_profile, "paper-s4");
+  TestWorker other("w2", &store);
+  v1::RestoreRequest restore;
+  restore.set_session_id("s");
+  restore.set_epoch(2);
+  const auto restored = other.Call(&v1::WorkerService::Stub::Restore, restore);
+  ASSERT_THAT(restored, IsOk());
+  EXPECT_EQ(restored->profile(), "paper-s8");
+  EXPECT_EQ(restored->birth_profile(), "paper-s16");
+  EXPECT_EQ(restored->min_profile(), "paper-s4");
+  EXPECT_EQ(restored->n_sealed_tokens(), demoted->n_sealed_tokens());
+}
+
 }  // namespace
 }  // namespace lexico::worker

@@ -1,4 +1,5 @@
-// lexico session create|show|list|fork|offload|restore|migrate|delete (append has its own file).
+// lexico session create|show|list|fork|offload|restore|migrate|demote|delete (append has its own
+// file).
 #include <fmt/format.h>
 
 #include "proto/base/options.h"
@@ -124,7 +125,7 @@ absl::Status Fork(const Globals& globals, const SessionOptions& options) {
   return absl::OkStatus();
 }
 
-// Offload, restore and migrate: the same shape, other request types.
+// Offload, restore, migrate and demote: the same shape, other request types.
 template <typename Request>
 absl::Status Move(const Globals& globals, const Request& request,
                   grpc::Status (v1::Inference::Stub::*method)(grpc::ClientContext*, const Request&,
@@ -155,6 +156,13 @@ absl::Status Migrate(const Globals& globals, const SessionOptions& options) {
   return Move(globals, request, &v1::Inference::Stub::MigrateSession);
 }
 
+absl::Status Demote(const Globals& globals, const SessionOptions& options) {
+  v1::DemoteSessionRequest request;
+  request.set_session_id(options.id);
+  request.set_profile(options.other);
+  return Move(globals, request, &v1::Inference::Stub::DemoteSession);
+}
+
 absl::Status Delete(const Globals& globals, const SessionOptions& options) {
   LEXICO_ASSIGN_OR_RETURN(const Client client, Client::Connect(globals));
   v1::DeleteSessionRequest request;
@@ -183,6 +191,12 @@ void AddCreate(CLI::App& session, Command& command) {
       "model's head_dim; or a code such as kv4r1 or k2r2u-v4r1: atoms and residual bits of keys "
       "and "
       "of values (lexico models lists some; docs/adr/0015)");
+  create->add_option_function<std::string>(
+      "--min-profile",
+      [options](const std::string& profile) { options->request.set_min_profile(profile); },
+      "Where a worker's memory is short, the session may be demoted to this smaller profile, as "
+      "from "
+      "paper-s16 to paper-s8; default: the coordinator's, which is none unless it says so");
   create->add_option("--format", options->format, "chat or raw; default: what the model has")
       ->check(CLI::IsMember({"chat", "raw"}));
   create->add_option_function<std::string>(
@@ -191,6 +205,7 @@ void AddCreate(CLI::App& session, Command& command) {
   create->footer(R"(Examples:
   lexico session create
   lexico session create --id notes --profile paper-s8
+  lexico session create --profile paper-s16 --min-profile paper-s8
   ID=$(lexico session create --system "Answer in one sentence."))");
   Bind(create, command, options, &Create);
 }
@@ -252,6 +267,13 @@ void AddSessionCommands(CLI::App& app, Command& command) {
       ->footer(
           "Examples:\n  lexico session migrate notes\n"
           "  lexico session migrate notes --worker worker-2");
+  auto* demote =
+      AddOne(*session, command, "demote", "Make a session's pages smaller, from their codes alone",
+             &Demote, "--profile", "The smaller profile, of the same form as the session's");
+  demote->get_option("--profile")->required();
+  demote->footer(
+      "Examples:\n  lexico session demote notes --profile paper-s8\n"
+      "What is left out does not come back. An offloaded session is restored first.");
   AddOne(*session, command, "delete", "Free a session everywhere", &Delete)
       ->footer("Examples:\n  lexico session delete notes");
 }

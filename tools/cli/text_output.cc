@@ -71,13 +71,29 @@ std::string HumanDuration(absl::Duration duration) {
   return fmt::format("{} min {} s", whole / 60, whole % 60);
 }
 
+namespace {
+
+// "paper-s8, born paper-s16, at least paper-s4".
+std::string ProfileText(const v1::Session& session) {
+  std::string text = session.profile();
+  if (!session.birth_profile().empty() && session.birth_profile() != session.profile()) {
+    text += fmt::format(", born {}", session.birth_profile());
+  }
+  if (!session.min_profile().empty() && session.min_profile() != session.profile()) {
+    text += fmt::format(", at least {}", session.min_profile());
+  }
+  return text;
+}
+
+}  // namespace
+
 std::string FormatSession(const v1::Session& session) {
   const v1::MemoryUse& memory = session.memory();
   const uint64_t held = memory.code_bytes() + memory.window_bytes() + memory.bookkeeping_bytes();
   std::vector<std::pair<std::string, std::string>> lines = {
       {"session", session.session_id()},
       {"model", session.model()},
-      {"profile", session.profile()},
+      {"profile", ProfileText(session)},
       {"format", Word(session.format())},
       {"state", Word(session.state())},
       {"tier", Word(session.tier())},

@@ -47,9 +47,10 @@ absl::StatusOr<FidelityOptions> ParseMethods(const Options& options) {
   parsed.n_documents = options.n_documents;
   std::set<int> budgets;
   for (const std::string& name : options.profiles) {
-    LEXICO_ASSIGN_OR_RETURN(base::Profile profile, base::ParseProfile(name));
+    LEXICO_ASSIGN_OR_RETURN(MeasuredProfile measured, ParseMeasuredProfile(name));
+    const base::Profile& profile = measured.profile;
     if (!profile.is_dense()) budgets.insert(StoredBytes(profile, config.head_dim));
-    parsed.profiles.push_back(std::move(profile));
+    parsed.profiles.push_back(std::move(measured));
   }
   if (budgets.empty()) {
     LEXICO_ASSIGN_OR_RETURN(const base::Profile usual, base::ParseProfile(base::kDefaultProfile));
@@ -68,7 +69,9 @@ absl::Status Run(const Options& options) {
   LEXICO_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
                           ReadTextIds(options.model_dir, options.text_file));
   bool coded = false;
-  for (const base::Profile& profile : methods.profiles) coded = coded || profile.has_atoms();
+  for (const MeasuredProfile& measured : methods.profiles) {
+    coded = coded || measured.profile.has_atoms();
+  }
   std::string path = options.dictionary;
   if (coded && path.empty()) {
     LEXICO_ASSIGN_OR_RETURN(path, worker::FindDefaultDictionary(options.model_dir));
@@ -102,7 +105,11 @@ void AddFidelityCommand(CLI::App& app, Action* action) {
       ->required();
   command->add_option("--dictionary", options->dictionary,
                       "Dictionary file; default: the model folder's");
-  command->add_option("--profiles", options->profiles, "Comma-separated profiles")
+  command
+      ->add_option(
+          "--profiles", options->profiles,
+          "Comma-separated profiles; as paper-s16:paper-s8, coded as the first and demoted to "
+          "the second")
       ->delimiter(',')
       ->capture_default_str();
   command

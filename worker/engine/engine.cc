@@ -21,6 +21,8 @@ namespace {
 // one block of pages, which hold a fifth of the tokens of the largest block, a session's windows.
 constexpr size_t kSlabBytesMin = size_t{1} << 20;
 constexpr size_t kLargestBlocksPerSlab = 2;
+// A pool of so many slabs keeps one spare: at most 3 % of it.
+constexpr int64_t kSlabsOfASpare = 32;
 
 kernels::DType CacheType(const ModelConfig& config) {
   if (config.dtype == "bfloat16") return kernels::DType::kBF16;
@@ -58,7 +60,9 @@ absl::Status ReserveDevice(const EngineOptions& options, int n_atoms, ForwardCon
   LEXICO_RETURN_IF_ERROR(
       context->coding_scratch.Reserve(layout, context->batch_pages_max(), context->coding));
   LEXICO_ASSIGN_OR_RETURN(context->beside, context->stream.Beside(kBesideWorkspace));
-  return context->beside_scratch.Reserve(layout, PagesAhead(options, *context), context->beside);
+  // Keys and values of at least one page that is demoted.
+  const int64_t n_pages = std::max<int64_t>(PagesAhead(options, *context), 2);
+  return context->beside_scratch.Reserve(layout, n_pages, context->beside);
 }
 
 // Of the ranks' devices together, for keys and values, when all else has its memory but the decode
@@ -133,9 +137,14 @@ absl::StatusOr<std::unique_ptr<PagePool>> MakePool(
   staging.half_bytes = std::max(staging.half_bytes, BlockBytes(dense.StoredPage().payload_bytes()));
   std::vector<kernels::Stream> streams;
   for (const auto& context : contexts) streams.push_back(context->stream);
-  return PagePool::CreateForRanks(
-      kv_bytes, std::max(kSlabBytesMin, kLargestBlocksPerSlab * dense.window_block_bytes()),
-      streams, staging);
+  LEXICO_ASSIGN_OR_RETURN(
+      auto pool,
+      PagePool::CreateForRanks(
+          kv_bytes, std::max(kSlabBytesMin, kLargestBlocksPerSlab * dense.window_block_bytes()),
+          streams, staging));
+  // For demotions in a full pool.
+  if (pool->n_slabs() >= kSlabsOfASpare) pool->KeepSpare(1);
+  return pool;
 }
 
 absl::Status CheckOption(const char* name, int value, int min, int max) {
@@ -187,6 +196,10 @@ absl::StatusOr<SessionInfo> Engine::Describe(const std::string& session_id) cons
   return impl_->Describe(session_id);
 }
 std::vector<SessionInfo> Engine::List() const { return impl_->List(); }
+absl::StatusOr<SessionInfo> Engine::Demote(const std::string& session_id,
+                                           const std::string& profile) {
+  return impl_->Demote(session_id, profile);
+}
 absl::Status Engine::Drop(const std::string& session_id) { return impl_->Drop(session_id); }
 absl::StatusOr<SessionSnapshot> Engine::Export(const std::string& session_id,
                                                bool with_window) const {

@@ -44,6 +44,17 @@ namespace lexico::worker {
 // Sealed pages of one session, to be written to the store behind the answers.
 using PageSink = std::function<void(const std::string& session_id, std::vector<PageExport> pages)>;
 
+// A session's pages became those of a smaller profile (worker/kv/demotion.h).
+struct DemotionReport {
+  std::string session_id;
+  std::string from;  // profiles
+  std::string to;
+  bool by_call = false;     // otherwise because memory was short
+  int64_t n_pages = 0;      // of all layers
+  int64_t freed_bytes = 0;  // of the pool, copies of shared pages deducted
+  absl::Duration took;      // with the steps of others in between
+};
+
 struct EngineOptions {
   // -- Capacity -----------------------------------------------------------------------------------
   // Memory for pages and windows, of all ranks of the model together, taken at start. 0, on devices
@@ -72,19 +83,27 @@ struct EngineOptions {
   // Called on the engine's thread, after the token that caused the sealing was published. May be
   // empty.
   PageSink page_sink;
+  // Called on the engine's thread when a session has other pages, which the store does not have.
+  // May be empty.
+  std::function<void(const DemotionReport& report)> on_demoted;
 };
 
 struct SessionSpec {
   std::string session_id;
   std::string tenant;
   std::string profile;  // empty: base::kDefaultProfile
+  // Where memory is short, the session may be demoted to this profile before anybody is refused.
+  // Empty, or equal to `profile`: it may not.
+  std::string min_profile;
 };
 
 struct SessionInfo {
   std::string session_id;
   std::string tenant;
-  std::string profile;
-  bool busy = false;             // a call runs or waits
+  std::string profile;           // now
+  std::string birth_profile;     // before any demotion
+  std::string min_profile;       // as SessionSpec
+  bool busy = false;             // a call runs or waits, or it is being demoted
   int64_t n_tokens = 0;          // of the log, pending ones too
   int64_t n_pending_tokens = 0;  // of those, without keys and values yet
   int64_t n_sealed_tokens = 0;   // of those, in pages
@@ -97,6 +116,8 @@ struct EngineLoad {
   // In pages of the default profile (of `dense` without dictionaries).
   int64_t n_pages_free = 0;
   int64_t n_pages = 0;
+  // Of those in use, what demotions of idle sessions that allow it would free, about.
+  int64_t n_pages_demotable = 0;
   int n_running = 0;  // sequences that decode or prefill
   int n_waiting = 0;
   int n_waiting_max = 0;
@@ -203,13 +224,19 @@ class Engine {
 
   // -- Sessions. A busy session is FailedPrecondition "session_busy", an unknown one NotFound. ----
   // AlreadyExists; NotFound for the profile; FailedPrecondition for one that the model or its
-  // device does not have (proto/base/profile.h); ResourceExhausted "pages_exhausted".
+  // device does not have (proto/base/profile.h) and for a min_profile that is no demotion of it;
+  // ResourceExhausted "pages_exhausted".
   absl::Status OpenSession(const SessionSpec& spec);
   // AlreadyExists; ResourceExhausted "pages_exhausted".
   absl::Status Fork(const std::string& session_id, const std::string& new_session_id);
   // Of a busy session: as of its last published token.
   absl::StatusOr<SessionInfo> Describe(const std::string& session_id) const;
   std::vector<SessionInfo> List() const;  // ordered by session_id
+  // Makes its pages into those of a smaller profile; new ones are coded as that. Waits for the end.
+  // Errors: NotFound for the profile; FailedPrecondition where it is no demotion of the session's
+  // (proto/base/demotion.h), or this device has no kernels for it; ResourceExhausted
+  // "pages_exhausted" where pages are shared and there is no room for copies.
+  absl::StatusOr<SessionInfo> Demote(const std::string& session_id, const std::string& profile);
   // Also of a busy session: its call ends with Aborted within a step.
   absl::Status Drop(const std::string& session_id);
   // Cheap: pages by reference (payload_reader.h reads them), windows copied.

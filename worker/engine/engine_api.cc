@@ -30,18 +30,23 @@ absl::StatusOr<KvLayout> Engine::Impl::LayoutOf(const std::string& name) const {
 
 absl::StatusOr<std::shared_ptr<Session>> Engine::Impl::FindIdle(
     const std::string& session_id) const {
-  const auto it = sessions_.find(session_id);
-  if (it == sessions_.end()) {
-    return absl::NotFoundError(fmt::format("no session {} on this worker", session_id));
+  while (true) {
+    const auto it = sessions_.find(session_id);
+    if (it == sessions_.end()) {
+      return absl::NotFoundError(fmt::format("no session {} on this worker", session_id));
+    }
+    if (it->second->busy) {
+      return WithReason(
+          absl::FailedPreconditionError(fmt::format(
+              "session {} has a call running; wait for its end or cancel it", session_id)),
+          kReasonSessionBusy);
+    }
+    if (!it->second->demoting) return it->second;
+    if (stopping_) {
+      return WithReason(absl::UnavailableError("the engine is stopping"), kReasonStopping);
+    }
+    demoted_.Wait(&mutex_);
   }
-  if (it->second->busy) {
-    return WithReason(absl::FailedPreconditionError(
-                          fmt::format("session {} has a call running; wait for its end or cancel "
-                                      "it",
-                                      session_id)),
-                      kReasonSessionBusy);
-  }
-  return it->second;
 }
 
 absl::Status Engine::Impl::CheckNew(const std::string& session_id) const {
@@ -54,19 +59,20 @@ absl::Status Engine::Impl::CheckNew(const std::string& session_id) const {
       fmt::format("session {} exists on this worker already", session_id));
 }
 
-void Engine::Impl::AddSession(const std::string& session_id, std::unique_ptr<SessionKv> kv) {
+void Engine::Impl::AddSession(SessionInfo info, std::unique_ptr<SessionKv> kv) {
   auto session = std::make_shared<Session>();
-  session->id = session_id;
+  session->id = info.session_id;
   session->kv = std::move(kv);
-  session->info.session_id = session_id;
+  session->last_use = clock_->Now();
+  session->info = std::move(info);
   session->info.tenant = session->kv->scope().tenant;
-  session->info.profile = session->kv->scope().profile;
   RefreshInfo(*session);
-  sessions_.emplace(session_id, std::move(session));
+  sessions_.emplace(session->id, std::move(session));
 }
 
 void Engine::Impl::RefreshInfo(Session& session) {
   const SessionKv& kv = *session.kv;
+  session.info.profile = kv.scope().profile;
   session.info.n_tokens = static_cast<int64_t>(kv.log().size());
   session.info.n_pending_tokens = static_cast<int64_t>(kv.pending().size());
   session.info.n_sealed_tokens = kv.n_sealed_tokens();
@@ -76,22 +82,38 @@ void Engine::Impl::RefreshInfo(Session& session) {
 
 absl::Status Engine::Impl::OpenSession(const SessionSpec& spec) {
   LEXICO_ASSIGN_OR_RETURN(const KvLayout layout, LayoutOf(spec.profile));
+  LEXICO_RETURN_IF_ERROR(CheckMinProfile(layout.profile, spec.min_profile));
   absl::MutexLock lock(&mutex_);
-  LEXICO_RETURN_IF_ERROR(CheckNew(spec.session_id));
-  auto kv = SessionKv::Create(pool_.get(), layout, MakeChainScope(layout, identity_, spec.tenant));
-  if (!kv.ok()) return Exhausted(kv.status());
-  AddSession(spec.session_id, std::move(*kv));
-  return absl::OkStatus();
+  while (true) {
+    LEXICO_RETURN_IF_ERROR(CheckNew(spec.session_id));
+    auto kv =
+        SessionKv::Create(pool_.get(), layout, MakeChainScope(layout, identity_, spec.tenant));
+    if (kv.ok()) {
+      AddSession({.session_id = spec.session_id,
+                  .birth_profile = layout.profile.name,
+                  .min_profile = spec.min_profile},
+                 std::move(*kv));
+      return absl::OkStatus();
+    }
+    if (!absl::IsResourceExhausted(kv.status()) || !AwaitRoom()) return Exhausted(kv.status());
+  }
 }
 
 absl::Status Engine::Impl::Fork(const std::string& session_id, const std::string& new_session_id) {
   absl::MutexLock lock(&mutex_);
-  LEXICO_ASSIGN_OR_RETURN(const std::shared_ptr<Session> session, FindIdle(session_id));
-  LEXICO_RETURN_IF_ERROR(CheckNew(new_session_id));
-  auto fork = session->kv->Fork();
-  if (!fork.ok()) return Exhausted(fork.status());
-  AddSession(new_session_id, std::move(*fork));
-  return absl::OkStatus();
+  while (true) {
+    LEXICO_ASSIGN_OR_RETURN(const std::shared_ptr<Session> session, FindIdle(session_id));
+    LEXICO_RETURN_IF_ERROR(CheckNew(new_session_id));
+    auto fork = session->kv->Fork();
+    if (fork.ok()) {
+      AddSession({.session_id = new_session_id,
+                  .birth_profile = session->info.birth_profile,
+                  .min_profile = session->info.min_profile},
+                 std::move(*fork));
+      return absl::OkStatus();
+    }
+    if (!absl::IsResourceExhausted(fork.status()) || !AwaitRoom()) return Exhausted(fork.status());
+  }
 }
 
 absl::StatusOr<SessionInfo> Engine::Impl::Describe(const std::string& session_id) const {
@@ -101,7 +123,7 @@ absl::StatusOr<SessionInfo> Engine::Impl::Describe(const std::string& session_id
     return absl::NotFoundError(fmt::format("no session {} on this worker", session_id));
   }
   SessionInfo info = it->second->info;
-  info.busy = it->second->busy;
+  info.busy = it->second->busy || it->second->demoting;
   return info;
 }
 
@@ -110,7 +132,7 @@ std::vector<SessionInfo> Engine::Impl::List() const {
   std::vector<SessionInfo> infos;
   for (const auto& [id, session] : sessions_) {
     infos.push_back(session->info);
-    infos.back().busy = session->busy;
+    infos.back().busy = session->busy || session->demoting;
   }
   return infos;
 }
@@ -133,12 +155,17 @@ absl::Status Engine::Impl::Drop(const std::string& session_id) {
 absl::StatusOr<SessionSnapshot> Engine::Impl::Export(const std::string& session_id,
                                                      bool with_window) const {
   std::optional<SessionExport> taken;
+  SessionInfo info;
   {
     absl::MutexLock lock(&mutex_);
     LEXICO_ASSIGN_OR_RETURN(const std::shared_ptr<Session> session, FindIdle(session_id));
     taken.emplace(pool_.get(), *session->kv, with_window);
+    info = session->info;
   }
-  return taken->Finish();
+  SessionSnapshot snapshot = taken->Finish();
+  if (info.birth_profile != info.profile) snapshot.manifest.birth_profile = info.birth_profile;
+  snapshot.manifest.min_profile = info.min_profile;
+  return snapshot;
 }
 
 absl::StatusOr<std::unique_ptr<SessionImport>> Engine::Impl::BeginImport(
@@ -156,9 +183,14 @@ absl::StatusOr<std::unique_ptr<SessionImport>> Engine::Impl::BeginImport(
     return absl::DataLossError(fmt::format("manifest has token {}, the vocabulary ends at {}", id,
                                            context_.config().vocab_size - 1));
   }
-  auto import = SessionImport::Begin(pool_.get(), layout, identity_, manifest);
-  if (!import.ok()) return Exhausted(import.status());
-  return import;
+  while (true) {
+    auto import = SessionImport::Begin(pool_.get(), layout, identity_, manifest);
+    if (import.ok()) return import;
+    absl::MutexLock lock(&mutex_);
+    if (!absl::IsResourceExhausted(import.status()) || !AwaitRoom()) {
+      return Exhausted(import.status());
+    }
+  }
 }
 
 absl::StatusOr<SessionInfo> Engine::Impl::FinishImport(const std::string& session_id,
@@ -166,7 +198,10 @@ absl::StatusOr<SessionInfo> Engine::Impl::FinishImport(const std::string& sessio
   std::unique_ptr<SessionKv> kv = import->Finish().kv;  // waits for copies, so without the lock
   absl::MutexLock lock(&mutex_);
   LEXICO_RETURN_IF_ERROR(CheckNew(session_id));
-  AddSession(session_id, std::move(kv));
+  AddSession({.session_id = session_id,
+              .birth_profile = import->birth_profile(),
+              .min_profile = import->min_profile()},
+             std::move(kv));
   return sessions_[session_id]->info;
 }
 
@@ -320,6 +355,7 @@ EngineLoad Engine::Impl::LoadLocked() const {
   const size_t block_bytes = default_layout_.page_block_bytes();
   const int n_layers = default_layout_.shape.n_layers;
   load.n_pages_free = pool_->FreeBlocks(block_bytes) * n_layers;
+  load.n_pages_demotable = DemotableBytes() / static_cast<int64_t>(block_bytes) * n_layers;
   load.n_pages = pool_->n_slabs() * pool_->BlocksPerSlab(block_bytes) * n_layers;
   load.n_running = static_cast<int>(state_.running.size() + state_.prefills.size());
   load.n_waiting = static_cast<int>(state_.waiting.size());

@@ -6,8 +6,10 @@
 // under the mutex, and from then on belongs to the engine's thread, but for its `cancelled` flag.
 #pragma once
 
+#include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -23,6 +25,7 @@
 #include "worker/engine/scheduler.h"
 #include "worker/engine/sequence.h"
 #include "worker/kv/ahead_coder.h"
+#include "worker/kv/demotion.h"
 #include "worker/model/sampler.h"
 
 namespace lexico::worker {
@@ -36,6 +39,8 @@ inline int64_t PagesOfSteps(const EngineOptions& options, const ModelConfig& con
 inline int64_t PagesAhead(const EngineOptions& options, const ForwardContext& context) {
   return std::min<int64_t>(options.decode_seqs_max, context.batch_pages_max());
 }
+
+std::vector<CoderOfRank> AheadCoders(ForwardRanks& ranks);
 
 class Engine::Impl {
  public:
@@ -52,6 +57,7 @@ class Engine::Impl {
   absl::Status Fork(const std::string& session_id, const std::string& new_session_id);
   absl::StatusOr<SessionInfo> Describe(const std::string& session_id) const;
   std::vector<SessionInfo> List() const;
+  absl::StatusOr<SessionInfo> Demote(const std::string& session_id, const std::string& profile);
   absl::Status Drop(const std::string& session_id);
   absl::StatusOr<SessionSnapshot> Export(const std::string& session_id, bool with_window) const;
   absl::StatusOr<std::unique_ptr<SessionImport>> BeginImport(const store::Manifest& manifest);
@@ -68,12 +74,54 @@ class Engine::Impl {
     return {.head_dim = context.shape.head_dim, .n_atoms = n_atoms};
   }
   absl::StatusOr<KvLayout> LayoutOf(const std::string& profile) const;
+  // Waits for the end of a demotion.
   absl::StatusOr<std::shared_ptr<Session>> FindIdle(const std::string& session_id) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckNew(const std::string& session_id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void AddSession(const std::string& session_id, std::unique_ptr<SessionKv> kv)
+  void AddSession(SessionInfo info, std::unique_ptr<SessionKv> kv)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static void RefreshInfo(Session& session);
+
+  // -- Demotions (engine_demotion.cc) -------------------------------------------------------------
+  struct Candidate {
+    std::shared_ptr<Session> session;
+    KvLayout layout;
+  };
+  // Of a thread that waits for it.
+  struct DemotionCall {
+    std::shared_ptr<Session> session;
+    KvLayout layout;
+    std::optional<absl::Status> result;
+  };
+  struct RunningDemotion {
+    std::shared_ptr<Session> session;
+    std::unique_ptr<Demotion> demotion;
+    DemotionCall* call = nullptr;  // null: memory is short
+    absl::Time begin;
+    DemotionReport report;
+    bool is_started = false;
+  };
+  absl::Status CheckDemotable(const base::Profile& from, const base::Profile& to) const;
+  absl::Status CheckMinProfile(const base::Profile& profile, const std::string& min_profile) const;
+  // For a thread that found no memory: waits for a demotion. False: there is none to wait for.
+  bool AwaitRoom() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The layout of its least profile, where it may be demoted to one now.
+  std::optional<KvLayout> LeastLayout(const SessionInfo& info) const;
+  int64_t DemotableBytes() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Not only idle ones: for the engine's thread, between two steps.
+  std::optional<Candidate> ChooseCandidate(bool idle_only) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Begins one where it was asked for or memory is short. True: memory will be free.
+  bool PlanDemotion(const StepBudget& budget) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status BeginDemotion(const Candidate& candidate, DemotionCall* call)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  int64_t DemotionSlice() const;
+  // A slice of the one that runs, if any.
+  void RunDemotion();
+  void FinishDemotion();
+  // Demotes a session at once, a busy one too. False: none can be.
+  bool MakeRoom();
+  void EndDemotions();
   absl::Status CheckIds(std::span<const int32_t> ids, const char* what) const;
   absl::StatusOr<CallId> Submit(const std::string& session_id, std::unique_ptr<Sequence> sequence);
   absl::Status CheckFits(const Session& session, Sequence& sequence) const
@@ -95,6 +143,8 @@ class Engine::Impl {
   void Refuse(Sequence& sequence);
   absl::Status Admit(Sequence& sequence);
   void RunDecode(const std::vector<SequenceId>& ids);
+  // Those whose next row has memory; others end.
+  std::vector<Sequence*> ReserveRows(const std::vector<SequenceId>& ids);
   void RunSlice(Sequence& sequence);
   void FinishPrefill(Sequence& sequence);
   // Gives a token to the session and the caller. True: the sequence has ended.
@@ -127,12 +177,19 @@ class Engine::Impl {
   DecodeStep decode_step_;
   AheadCoder ahead_coder_;
   Sampler sampler_;
+  std::optional<RunningDemotion> demotion_;
+  bool wants_busy_ = false;  // no idle session can be demoted any more, a busy one can
   int64_t n_decode_steps_ = 0;
   std::vector<float> logits_;  // [vocab_size]
   absl::Time last_gauges_ = absl::InfinitePast();
 
   mutable absl::Mutex mutex_;
   absl::CondVar wake_;
+  mutable absl::CondVar demoted_;  // a demotion ended, or will not be
+  std::deque<DemotionCall*> demotion_calls_ ABSL_GUARDED_BY(mutex_);
+  bool is_demoting_ ABSL_GUARDED_BY(mutex_) = false;
+  bool room_wanted_ ABSL_GUARDED_BY(mutex_) = false;  // threads are in AwaitRoom
+  int64_t n_demotions_ ABSL_GUARDED_BY(mutex_) = 0;   // ended, or found to be none
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   bool changed_ ABSL_GUARDED_BY(mutex_) = false;
   CallId next_call_ ABSL_GUARDED_BY(mutex_) = 1;

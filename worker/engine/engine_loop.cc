@@ -20,13 +20,13 @@ namespace {
 constexpr absl::Duration kBlockedPoll = absl::Milliseconds(20);
 constexpr absl::Duration kGaugeInterval = absl::Milliseconds(250);
 
+}  // namespace
+
 std::vector<CoderOfRank> AheadCoders(ForwardRanks& ranks) {
   std::vector<CoderOfRank> coders;
   for (int rank = 0; rank < ranks.size(); ++rank) coders.push_back(ranks[rank].ahead_coder());
   return coders;
 }
-
-}  // namespace
 
 Engine::Impl::Impl(const EngineOptions& options, std::unique_ptr<PagePool> pool,
                    std::vector<std::unique_ptr<ForwardContext>> contexts, int n_atoms,
@@ -74,6 +74,7 @@ void Engine::Impl::Loop() {
     ended.clear();
   }
   for (const auto& [sequence, status] : ended) Finish(*sequence, status);
+  EndDemotions();
 }
 
 bool Engine::Impl::NextPlan(StepPlan* plan, Ended* ended) {
@@ -93,10 +94,11 @@ bool Engine::Impl::NextPlan(StepPlan* plan, Ended* ended) {
       RefreshWaiting();
       CollectEnded(now, ended);
       if (!ended->empty()) return true;
-      const StepBudget budget = Budget();
+      StepBudget budget = Budget();
+      budget.relief_comes = PlanDemotion(budget);
       NoteShortages(budget, now, &state_);
       *plan = PlanStep(state_, budget, now);
-      if (!plan->empty()) return true;
+      if (!plan->empty() || budget.relief_comes) return true;
     }
     UpdateGauges(true);
     absl::MutexLock lock(&mutex_);
@@ -207,6 +209,8 @@ void Engine::Impl::RunPlan(StepPlan plan) {
     RunSlice(Find(*plan.slice));
     metrics_.OnStep("prefill", clock_->Now() - begin);
   }
+  RunDemotion();
+  if (std::exchange(wants_busy_, false)) MakeRoom();
 }
 
 absl::Status Engine::Impl::Admit(Sequence& sequence) {
@@ -292,20 +296,36 @@ void Engine::Impl::FinishPrefill(Sequence& sequence) {
 // -- Decode
 // -----------------------------------------------------------------------------------------
 
-void Engine::Impl::RunDecode(const std::vector<SequenceId>& ids) {
+std::vector<Sequence*> Engine::Impl::ReserveRows(const std::vector<SequenceId>& ids) {
+  std::vector<std::pair<Sequence*, absl::Status>> refused;
   std::vector<Sequence*> batch;
-  for (const SequenceId id : ids) {
-    Sequence& sequence = Find(id);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    Sequence& sequence = Find(ids[i]);
     const absl::Status reserved = sequence.session->kv->ReserveRow();
     if (reserved.ok()) {
       batch.push_back(&sequence);
-    } else if (absl::IsResourceExhausted(reserved)) {
-      metrics_.OnRejected(kReasonPagesExhausted);
-      Finish(sequence, WithReason(reserved, kReasonPagesExhausted, absl::Seconds(1)));
+    } else if (absl::IsResourceExhausted(reserved) && MakeRoom()) {
+      // Of a session of this step perhaps, whose row is then to be reserved again.
+      batch.clear();
+      refused.clear();
+      i = static_cast<size_t>(-1);
     } else {
-      Finish(sequence, reserved);
+      refused.emplace_back(&sequence, reserved);
     }
   }
+  for (const auto& [sequence, status] : refused) {
+    if (!absl::IsResourceExhausted(status)) {
+      Finish(*sequence, status);
+      continue;
+    }
+    metrics_.OnRejected(kReasonPagesExhausted);
+    Finish(*sequence, WithReason(status, kReasonPagesExhausted, absl::Seconds(1)));
+  }
+  return batch;
+}
+
+void Engine::Impl::RunDecode(const std::vector<SequenceId>& ids) {
+  std::vector<Sequence*> batch = ReserveRows(ids);
   // Neighbours of one layout share their calls; the order within a layout stays.
   std::stable_sort(batch.begin(), batch.end(), [](const Sequence* a, const Sequence* b) {
     return a->session->kv->layout().profile.name < b->session->kv->layout().profile.name;
@@ -450,6 +470,7 @@ void Engine::Impl::Finish(Sequence& sequence, const absl::Status& status) {
     absl::MutexLock lock(&mutex_);
     RefreshInfo(session);
     session.busy = false;
+    session.last_use = clock_->Now();
     if (status.ok()) {
       result = CallResult{.usage = sequence.usage,
                           .timing = sequence.timing,

@@ -1,5 +1,7 @@
 #include "worker/engine/engine_metrics.h"
 
+#include <algorithm>
+
 namespace lexico::worker {
 namespace {
 
@@ -77,6 +79,14 @@ void EngineMetrics::OnCoded(int64_t n_vectors, absl::Duration took) {
 void EngineMetrics::OnNonFinite(KvKind kind) {
   metrics_->Counter("lexico_non_finite_vectors_total", {kind == KvKind::kKey ? "k" : "v"})
       .Increment();
+}
+
+void EngineMetrics::OnDemoted(const DemotionReport& report) {
+  metrics_->Counter("lexico_kv_demotions_total", {report.by_call ? "call" : "memory"}).Increment();
+  metrics_->Counter("lexico_kv_demoted_pages_total").Increment(static_cast<double>(report.n_pages));
+  metrics_->Counter("lexico_kv_demotion_freed_bytes_total")
+      .Increment(static_cast<double>(std::max<int64_t>(report.freed_bytes, 0)));
+  metrics_->Histogram("lexico_kv_demotion_seconds").Observe(absl::ToDoubleSeconds(report.took));
 }
 
 void EngineMetrics::OnSealed(std::span<const PageExport> pages) {

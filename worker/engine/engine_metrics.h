@@ -27,6 +27,7 @@ class EngineMetrics {
   void OnLaunch(StepLaunch launch);
   void OnCoded(int64_t n_vectors, absl::Duration took);
   void OnNonFinite(KvKind kind);
+  void OnDemoted(const DemotionReport& report);
   void OnSealed(std::span<const PageExport> pages);
   void SetLoad(const EngineLoad& load, int n_busy_sessions);
 

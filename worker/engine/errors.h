@@ -14,6 +14,7 @@ inline constexpr std::string_view kReasonSessionBusy = "session_busy";        //
 inline constexpr std::string_view kReasonContextFull = "context_full";        // FAILED_PRECONDITION
 inline constexpr std::string_view kReasonQueueFull = "queue_full";            // RESOURCE_EXHAUSTED
 inline constexpr std::string_view kReasonPagesExhausted = "pages_exhausted";  // RESOURCE_EXHAUSTED
+inline constexpr std::string_view kReasonNotSmaller = "profile_not_smaller";  // FAILED_PRECONDITION
 inline constexpr std::string_view kReasonStopping = "engine_stopping";        // UNAVAILABLE
 
 absl::Status WithReason(absl::Status status, std::string_view reason,

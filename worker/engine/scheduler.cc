@@ -41,7 +41,8 @@ bool Fits(const WaitingSequence& waiting, const StepBudget& budget) {
 }
 
 bool IsRefused(const WaitingSequence& waiting, const StepBudget& budget, absl::Time now) {
-  return !Fits(waiting, budget) && now - waiting.short_since >= budget.memory_wait_max;
+  return !budget.relief_comes && !Fits(waiting, budget) &&
+         now - waiting.short_since >= budget.memory_wait_max;
 }
 
 // The first that fits; later ones only while the first has not waited too long.
@@ -58,10 +59,15 @@ std::optional<SequenceId> ChooseAdmission(const EngineState& state, const StepBu
 
 }  // namespace
 
+bool IsShort(const EngineState& state, const StepBudget& budget) {
+  return std::any_of(state.waiting.begin(), state.waiting.end(),
+                     [&](const WaitingSequence& waiting) { return !Fits(waiting, budget); });
+}
+
 void NoteShortages(const StepBudget& budget, absl::Time now, EngineState* state) {
   for (WaitingSequence& waiting : state->waiting) {
-    waiting.short_since =
-        Fits(waiting, budget) ? absl::InfiniteFuture() : std::min(waiting.short_since, now);
+    const bool is_break = budget.relief_comes || Fits(waiting, budget);
+    waiting.short_since = is_break ? absl::InfiniteFuture() : std::min(waiting.short_since, now);
   }
 }
 

@@ -18,7 +18,8 @@
 //   G5  an empty plan is returned only if nothing can run, and then plan.idle says why
 //   G6  a waiting sequence is refused once its slabs have been missing for memory_wait_max without
 //   a
-//       break, and not for anything else: none that fits is refused, whatever else it waits for
+//       break, and not for anything else: none that fits is refused, whatever else it waits for;
+//       a time when more slabs are being made free is a break
 #pragma once
 
 #include <cstdint>
@@ -63,6 +64,8 @@ struct StepBudget {
   int64_t slabs_free = 0;
   // Kept for sealings of running sequences, so that an admission does not end their calls.
   int64_t slabs_reserved = 0;
+  // More are being made free: nobody is refused for want of them now.
+  bool relief_comes = false;
   // A prefill that has not had a slice for this long goes first. One second: a reader notices.
   absl::Duration slice_wait_max = absl::Seconds(1);
   // How long smaller sequences may pass the first one that waits for memory.
@@ -89,6 +92,9 @@ struct StepPlan {
     return refuse.empty() && decode.empty() && !admit.has_value() && !slice.has_value();
   }
 };
+
+// Whether a sequence waits for slabs.
+bool IsShort(const EngineState& state, const StepBudget& budget);
 
 // Keeps WaitingSequence::short_since; before every PlanStep, when slabs_needed and the budget are
 // those of `now`.

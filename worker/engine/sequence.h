@@ -20,6 +20,8 @@ struct Session {
   // Guarded by the engine's mutex.
   bool busy = false;
   bool dropped = false;
+  bool demoting = false;  // `kv` is null, and calls wait
+  absl::Time last_use;
   SessionInfo info;  // as of the last published token
 };
 

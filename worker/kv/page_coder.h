@@ -32,6 +32,7 @@ class CoderScratch {
 
  private:
   friend class PageCoder;
+  // A demotion of half as many pages has those of keys and values side by side.
   kernels::GrowingBuffer atoms_;        // [n_vectors, sparsity] U16
   kernels::GrowingBuffer coefs_;        // [n_vectors, sparsity] U8
   kernels::GrowingBuffer exact_coefs_;  // [n_vectors, sparsity] F32, of codes not the paper's
@@ -77,6 +78,16 @@ absl::Status EncodePages(const KvLayout& layout, const LayerDictionaries& dictio
 // coded pages this is the approximation x^, of dense pages the rows themselves.
 void DecodePages(const KvLayout& layout, const LayerDictionaries& dictionaries, bool value,
                  int layer, std::span<const uint8_t* const> blocks, float* rows,
+                 const kernels::Stream& stream, CoderScratch& scratch);
+
+// Pages of `to` from pages of `from` (proto/base/demotion.h): blocks [n] and errors [n], those of
+// ||x^ - new x^|| / ||x^||, of the host. On a GPU `scratch` has room for twice as many pages. A
+// layer's page may be written where it was read from, block by block, if layers come in ascending
+// order: both kinds are read before one is written, and a smaller page of layer l ends before the
+// larger one of layer l + 1 begins. Waits for the device.
+void DemotePages(const KvLayout& from, const KvLayout& to, const LayerDictionaries& dictionaries,
+                 int layer, std::span<const uint8_t* const> sources,
+                 std::span<uint8_t* const> targets, std::span<PageError> errors,
                  const kernels::Stream& stream, CoderScratch& scratch);
 
 }  // namespace lexico::worker

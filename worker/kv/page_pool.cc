@@ -127,17 +127,35 @@ void PagePool::Upload(std::span<const HostCopy> copies) const {
   for (const HostCopy& copy : copies) std::memcpy(copy.block, copy.host, copy.bytes);
 }
 
-bool PagePool::Acquire(size_t bytes, std::span<uint8_t*> blocks) {
+bool PagePool::Fits(size_t block_bytes, int64_t n, int64_t more_slabs) {
+  const int64_t slabs = FreeSlabs() + more_slabs;
+  return classes_[block_bytes].free_blocks + slabs * BlocksPerSlab(block_bytes) >= n;
+}
+
+bool PagePool::Acquire(size_t bytes, std::span<uint8_t*> blocks, bool from_spare) {
   const size_t block_bytes = BlockBytes(bytes);
   LEXICO_CHECK_GT(block_bytes, size_t{0});
   LEXICO_CHECK_LE(block_bytes, slab_bytes_);
   absl::MutexLock lock(&mutex_);
-  SizeClass& size_class = classes_[block_bytes];
-  const int64_t available =
-      size_class.free_blocks +
-      static_cast<int64_t>(free_slabs_.size()) * static_cast<int64_t>(slab_bytes_ / block_bytes);
-  if (available < static_cast<int64_t>(blocks.size())) return false;
-  for (uint8_t*& block : blocks) block = AcquireOne(block_bytes, size_class);
+  const int64_t spare =
+      from_spare ? static_cast<int64_t>(free_slabs_.size()) - FreeSlabs() : int64_t{0};
+  if (!Fits(block_bytes, std::ssize(blocks), spare)) return false;
+  for (uint8_t*& block : blocks) block = AcquireOne(block_bytes, classes_[block_bytes]);
+  CheckInvariant();
+  return true;
+}
+
+bool PagePool::Exchange(size_t bytes, std::span<uint8_t*> blocks) {
+  const size_t block_bytes = BlockBytes(bytes);
+  LEXICO_CHECK_LE(block_bytes, slab_bytes_);
+  absl::MutexLock lock(&mutex_);
+  const std::vector<const uint8_t*> old(blocks.begin(), blocks.end());
+  if (!Fits(block_bytes, std::ssize(blocks), SlabsFreedLocked(old))) return false;
+  for (uint8_t* block : blocks) {
+    LEXICO_CHECK_EQ(RefsOf(block), 1u);
+    ReleaseOne(block);
+  }
+  for (uint8_t*& block : blocks) block = AcquireOne(block_bytes, classes_[block_bytes]);
   CheckInvariant();
   return true;
 }
@@ -152,6 +170,37 @@ void PagePool::Retain(std::span<uint8_t* const> blocks) {
     LEXICO_CHECK_GT(refs, 0u);
     ++refs;
   }
+}
+
+uint32_t PagePool::RefsOf(const uint8_t* block) const {
+  const uint32_t index = SlabOf(block);
+  const Slab& slab = slabs_[index];
+  LEXICO_CHECK_GT(slab.block_bytes, size_t{0});
+  return slab.refs[(block - arena_ - index * slab_bytes_) / slab.block_bytes];
+}
+
+bool PagePool::IsShared(const uint8_t* block) const { return CountShared({&block, 1}) > 0; }
+
+int64_t PagePool::CountShared(std::span<const uint8_t* const> blocks) const {
+  absl::MutexLock lock(&mutex_);
+  return std::ranges::count_if(blocks, [this](const uint8_t* block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(
+                                           mutex_) { return RefsOf(block) > 1; });
+}
+
+int64_t PagePool::SlabsFreedLocked(std::span<const uint8_t* const> blocks) const {
+  std::map<uint32_t, size_t> last_of_slab;
+  for (const uint8_t* block : blocks) {
+    if (RefsOf(block) == 1) ++last_of_slab[SlabOf(block)];
+  }
+  return std::ranges::count_if(last_of_slab, [this](const auto& entry) {
+    const Slab& slab = slabs_[entry.first];
+    return slab.free.size() + entry.second == slab.refs.size();
+  });
+}
+
+int64_t PagePool::SlabsFreedBy(std::span<const uint8_t* const> blocks) const {
+  absl::MutexLock lock(&mutex_);
+  return SlabsFreedLocked(blocks);
 }
 
 void PagePool::ReleaseOne(uint8_t* block) {
@@ -192,14 +241,15 @@ PagePool::Usage PagePool::usage() const {
 
 int64_t PagePool::free_slabs() const {
   absl::MutexLock lock(&mutex_);
-  return static_cast<int64_t>(free_slabs_.size());
+  return FreeSlabs();
 }
 
-int64_t PagePool::FreeBlocks(size_t bytes) const {
+int64_t PagePool::FreeBlocks(size_t bytes, bool from_spare) const {
   absl::MutexLock lock(&mutex_);
   const auto it = classes_.find(BlockBytes(bytes));
   const int64_t open = it == classes_.end() ? 0 : it->second.free_blocks;
-  return open + static_cast<int64_t>(free_slabs_.size()) * BlocksPerSlab(bytes);
+  const int64_t slabs = from_spare ? static_cast<int64_t>(free_slabs_.size()) : FreeSlabs();
+  return open + slabs * BlocksPerSlab(bytes);
 }
 
 int64_t PagePool::SlabsFor(size_t bytes, int64_t count) const {

@@ -23,6 +23,7 @@
 // reference + blocks in its free list == blocks of the slab.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -75,13 +76,29 @@ class PagePool {
   PagePool(const PagePool&) = delete;
   PagePool& operator=(const PagePool&) = delete;
 
+  // Keeps n slabs for those who take from the spare ones: who makes pages smaller needs a place to
+  // begin in a full pool. They are not counted, neither as slabs nor as free. At start.
+  void KeepSpare(int64_t n) { n_spare_ = n; }
+
   // Fills `blocks` with blocks of at least `bytes`, each with one reference and undefined contents,
   // or fills none and returns false. REQUIRES: 0 < bytes <= slab_bytes.
-  bool Acquire(size_t bytes, std::span<uint8_t*> blocks);
+  bool Acquire(size_t bytes, std::span<uint8_t*> blocks, bool from_spare = false);
 
   // REQUIRES: each block came from this pool and has at least one reference.
   void Retain(std::span<uint8_t* const> blocks);
   void Release(std::span<uint8_t* const> blocks);
+
+  // Whether somebody else has a reference too.
+  bool IsShared(const uint8_t* block) const;
+  int64_t CountShared(std::span<const uint8_t* const> blocks) const;
+  // Of slabs that would be free if these blocks, each named once, lost a reference.
+  int64_t SlabsFreedBy(std::span<const uint8_t* const> blocks) const;
+  // Gives each of `blocks` back and fills its place with one of at least `bytes`, undefined, also
+  // where the pool is full but for what they leave; or does nothing and returns false. REQUIRES: as
+  // Release; nobody else has references.
+  bool Exchange(size_t bytes, std::span<uint8_t*> blocks);
+  // The same number for blocks of one slab.
+  uint32_t SlabOf(const uint8_t* block) const;
 
   int n_ranks() const { return static_cast<int>(arenas_.size()); }
   // Where a block, or any byte of it, lies on a rank.
@@ -101,11 +118,11 @@ class PagePool {
 
   Usage usage() const;
   size_t slab_bytes() const { return slab_bytes_; }
-  int64_t n_slabs() const { return static_cast<int64_t>(slabs_.size()); }
+  int64_t n_slabs() const { return static_cast<int64_t>(slabs_.size()) - n_spare_; }
   int64_t free_slabs() const;
   // How many blocks of `bytes` could be acquired now, and how many slabs `count` of them would
   // take from the free ones.
-  int64_t FreeBlocks(size_t bytes) const;
+  int64_t FreeBlocks(size_t bytes, bool from_spare = false) const;
   int64_t SlabsFor(size_t bytes, int64_t count) const;
   int64_t BlocksPerSlab(size_t bytes) const {
     return static_cast<int64_t>(slab_bytes_ / BlockBytes(bytes));
@@ -132,13 +149,22 @@ class PagePool {
   void OpenSlab(size_t block_bytes, SizeClass& size_class) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CloseSlab(uint32_t index, SizeClass& size_class) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RemoveFromOpen(uint32_t index, SizeClass& size_class) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  uint32_t SlabOf(const uint8_t* block) const;
+  // Whether there are n blocks, with so many more free slabs.
+  bool Fits(size_t block_bytes, int64_t n, int64_t more_slabs)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  int64_t FreeSlabs() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return std::max<int64_t>(static_cast<int64_t>(free_slabs_.size()) - n_spare_, 0);
+  }
+  uint32_t RefsOf(const uint8_t* block) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  int64_t SlabsFreedLocked(std::span<const uint8_t* const> blocks) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CheckInvariant() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // Constant after construction.
   const std::vector<Arena> arenas_;  // [n_ranks]
   uint8_t* const arena_;             // of the first
   const size_t slab_bytes_;
+  int64_t n_spare_ = 0;                     // free slabs, while there are so many
   const std::unique_ptr<Staging> staging_;  // null on the host
 
   mutable absl::Mutex copies_mutex_;

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "kernels/api/elementwise.h"
 #include "kernels/api/shift_down.h"
@@ -58,6 +59,7 @@ absl::StatusOr<std::unique_ptr<SessionKv>> SessionKv::Fork() const {
   to.segments_ = segments_;
   pool_->Retain(page_blocks_);
   to.page_blocks_ = page_blocks_;
+  to.spare_bytes_ = spare_bytes_;
   to.errors_ = errors_;
   to.chains_ = chains_;
   to.error_sum_k_ = error_sum_k_;
@@ -79,6 +81,7 @@ std::unique_ptr<SessionKv> SessionKv::FromParts(PagePool* pool, const KvLayout& 
   kv->page_blocks_ = std::move(parts.page_blocks);
   kv->errors_ = std::move(parts.errors);
   kv->window_block_ = parts.window_block;
+  kv->spare_bytes_ = parts.spare_bytes;
   const int page_tokens = layout.page.page_tokens;
   for (size_t page = 0; page < n_pages; ++page) {
     kv->ExtendChain(static_cast<int64_t>(page) * page_tokens, page_tokens);
@@ -90,6 +93,20 @@ std::unique_ptr<SessionKv> SessionKv::FromParts(PagePool* pool, const KvLayout& 
     kv->error_sum_v_ += error.v;
   }
   return kv;
+}
+
+SessionKv::Parts SessionKv::TakeApart() {
+  LEXICO_CHECK(reserved_.empty());
+  DropAhead();
+  Parts parts;
+  parts.window_rows = window_rows();
+  parts.log = std::move(log_);
+  parts.segments = std::move(segments_);
+  parts.page_blocks = std::exchange(page_blocks_, {});
+  parts.errors = std::move(errors_);
+  parts.window_block = std::exchange(window_block_, nullptr);
+  parts.spare_bytes = spare_bytes_;
+  return parts;
 }
 
 uint8_t* SessionKv::window_row(int layer, bool value, int row, int rank) const {
@@ -119,7 +136,7 @@ KvMemory SessionKv::memory() const {
   KvMemory memory;
   const size_t n_blocks =
       page_blocks_.size() + (ahead_block_ != nullptr ? 1 : 0) + reserved_.size();
-  memory.code_bytes = pool_->n_ranks() * n_blocks * layout_.page_block_bytes();
+  memory.code_bytes = pool_->n_ranks() * (n_blocks * layout_.page_block_bytes() + spare_bytes_);
   memory.window_bytes = pool_->n_ranks() * layout_.window_block_bytes();
   memory.bookkeeping_bytes = sizeof(*this) + HeldBytes(log_) + HeldBytes(segments_) +
                              HeldBytes(page_blocks_) + HeldBytes(errors_) + HeldBytes(chains_) +

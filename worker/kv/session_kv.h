@@ -146,10 +146,15 @@ class SessionKv {
     std::vector<PageError> errors;      // [n_pages, n_layers]
     uint8_t* window_block = nullptr;
     int window_rows = 0;
+    // Of page blocks, beyond what their pages need, on a rank (demotion.h).
+    size_t spare_bytes = 0;
   };
   // REQUIRES: the parts agree with the layout (SessionImport checks what comes from outside).
   static std::unique_ptr<SessionKv> FromParts(PagePool* pool, const KvLayout& layout,
                                               const store::ChainScope& scope, Parts parts);
+  // The other way; what was coded ahead is dropped. The session is of no use afterwards. REQUIRES:
+  // no reserved pages.
+  Parts TakeApart();
 
   // The chain after page `page`, and after the window's rows.
   store::PageChain chain(int64_t page) const { return chains_[page]; }
@@ -173,6 +178,7 @@ class SessionKv {
   std::vector<PageError> errors_;         // [n_pages, n_layers]
   std::vector<store::PageChain> chains_;  // [n_pages]
   uint8_t* window_block_ = nullptr;
+  size_t spare_bytes_ = 0;
   double error_sum_k_ = 0;
   double error_sum_v_ = 0;
 

@@ -107,6 +107,7 @@ SessionExport::SessionExport(PagePool* pool, const SessionKv& kv, bool with_wind
   store::Manifest& manifest = snapshot_.manifest;
   manifest.tenant = kv.scope().tenant;
   manifest.profile = kv.scope().profile;
+  manifest.demotions = kv.scope().demotions;
   manifest.model = kv.scope().model;
   manifest.dictionary = kv.scope().dictionary;
   manifest.tokenizer = kv.scope().tokenizer;
@@ -146,7 +147,8 @@ absl::StatusOr<std::unique_ptr<SessionImport>> SessionImport::Begin(
     PagePool* pool, const KvLayout& layout, const KvIdentity& identity,
     const store::Manifest& manifest) {
   LEXICO_RETURN_IF_ERROR(store::CheckManifest(manifest));
-  const store::ChainScope scope = MakeChainScope(layout, identity, manifest.tenant);
+  store::ChainScope scope = MakeChainScope(layout, identity, manifest.tenant);
+  scope.demotions = manifest.demotions;
   LEXICO_RETURN_IF_ERROR(CheckSame("profile", manifest.profile, scope.profile));
   LEXICO_RETURN_IF_ERROR(
       CheckSame("model fingerprint", manifest.model.ToHex(), scope.model.ToHex()));
@@ -161,6 +163,9 @@ absl::StatusOr<std::unique_ptr<SessionImport>> SessionImport::Begin(
   std::unique_ptr<SessionImport> import(new SessionImport(pool, layout, scope));
   import->log_.assign(manifest.tokens.begin(), manifest.tokens.end());
   import->segments_ = manifest.segments;
+  import->birth_profile_ =
+      manifest.birth_profile.empty() ? manifest.profile : manifest.birth_profile;
+  import->min_profile_ = manifest.min_profile;
   import->page_keys_ = manifest.page_keys;
   import->window_keys_ = manifest.window_keys;
   import->n_pages_ = static_cast<int64_t>(manifest.n_sealed_tokens / manifest.page_tokens);
@@ -351,7 +356,11 @@ SessionImport::Result SessionImport::Finish() {
 
   Result result;
   result.n_lost_tokens = n_stored - n_kept;
-  result.kv = SessionKv::FromParts(pool_, layout_, scope_, std::move(parts));
+  store::ChainScope scope = scope_;
+  scope.demotions =
+      store::DemotionsOf(std::move(scope.demotions), static_cast<uint64_t>(n_whole * page_tokens),
+                         static_cast<uint64_t>(n_kept));
+  result.kv = SessionKv::FromParts(pool_, layout_, scope, std::move(parts));
   return result;
 }
 

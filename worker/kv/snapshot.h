@@ -41,8 +41,8 @@ struct WindowExport {
 
 struct SessionSnapshot {
   // Filled: tenant, profile, fingerprints, n_layers, page_tokens, errors, n_sealed_tokens, tokens
-  // (pending ones too), segments, keys. Left to the caller: session_id, parent_session_id,
-  // model_name, epoch, create_time_us, text_format, conversation.
+  // (pending ones too), segments, keys, demotions. Left to the caller: birth and min profile,
+  // session_id, parent_session_id, model_name, epoch, create_time_us, text_format, conversation.
   store::Manifest manifest;
   std::vector<PageExport> pages;      // [n_pages, n_layers], in the order of manifest.page_keys
   std::vector<WindowExport> windows;  // [n_layers]; empty without window or when not asked for
@@ -124,6 +124,10 @@ class SessionImport {
   // CheckExpected; the page then counts as missing.
   absl::Status AcceptPage(int64_t index, const store::PageHeader& header);
 
+  // As the manifest says; the profile at birth always.
+  const std::string& birth_profile() const { return birth_profile_; }
+  const std::string& min_profile() const { return min_profile_; }
+
   // 0 or n_layers.
   int n_windows() const { return static_cast<int>(window_keys_.size()); }
   const store::PageKey& window_key(int layer) const { return window_keys_[layer]; }
@@ -151,6 +155,8 @@ class SessionImport {
   const KvLayout layout_;
   const store::ChainScope scope_;
   const std::vector<PagePart> parts_;
+  std::string birth_profile_;
+  std::string min_profile_;
   std::vector<int32_t> log_;
   std::vector<store::Segment> segments_;
   std::vector<store::PageKey> page_keys_;

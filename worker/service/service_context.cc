@@ -46,6 +46,8 @@ v1::Session SessionToProto(const ServiceContext& context, const SessionRecord& r
   out.set_session_id(record.session_id);
   out.set_model(context.model.name());
   out.set_profile(info.profile);
+  out.set_birth_profile(info.birth_profile);
+  out.set_min_profile(info.min_profile);
   out.set_format(record.conversation.format());
   out.set_state(info.busy ? v1::SESSION_STATE_BUSY : v1::SESSION_STATE_READY);
   out.set_tier(v1::TIER_DEVICE);

@@ -64,7 +64,8 @@ absl::Status SessionService::Open(const v1::OpenSessionRequest& request, v1::Ses
   const absl::Status opened =
       context_.engine->OpenSession(SessionSpec{.session_id = request.session_id(),
                                                .tenant = request.tenant(),
-                                               .profile = request.profile()});
+                                               .profile = request.profile(),
+                                               .min_profile = request.min_profile()});
   if (!opened.ok()) {
     context_.table->Drop(request.session_id(), request.epoch());
     return FromEngine(opened);
@@ -159,6 +160,21 @@ grpc::Status SessionService::Describe(grpc::ServerContext*, const v1::SessionAtE
     return absl::OkStatus();
   };
   return recorder.Finish(act());
+}
+
+absl::Status SessionService::DemoteSession(const v1::DemoteRequest& request,
+                                           v1::Session* response) {
+  LEXICO_ASSIGN_OR_RETURN(const SessionTable::Use use, AcquireSession(context_, request.session()));
+  const auto demoted = context_.engine->Demote(use.record.session_id, request.profile());
+  if (!demoted.ok()) return FromEngine(demoted.status());
+  *response = SessionToProto(context_, use.record, *demoted);
+  return absl::OkStatus();
+}
+
+grpc::Status SessionService::Demote(grpc::ServerContext*, const v1::DemoteRequest* request,
+                                    v1::Session* response) {
+  CallRecorder recorder(context_.metrics, "Demote");
+  return recorder.Finish(DemoteSession(*request, response));
 }
 
 absl::Status SessionService::OffloadSession(const v1::SessionAtEpoch& request, absl::Time deadline,
@@ -317,7 +333,8 @@ grpc::Status SessionService::DetokenizeIds(grpc::ServerContext*,
 v1::WorkerLoad SessionService::Load() const {
   const EngineLoad load = context_.engine->load();
   v1::WorkerLoad out;
-  out.set_n_pages_free(load.n_pages_free);
+  // Who is sent here finds room by demotions.
+  out.set_n_pages_free(load.n_pages_free + load.n_pages_demotable);
   out.set_n_pages(load.n_pages);
   out.set_n_running(load.n_running);
   out.set_n_waiting(load.n_waiting);

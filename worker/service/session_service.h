@@ -43,6 +43,8 @@ class SessionService final : public v1::WorkerService::Service {
                     v1::Session* response) override;
   grpc::Status Describe(grpc::ServerContext* rpc, const v1::SessionAtEpoch* request,
                         v1::Session* response) override;
+  grpc::Status Demote(grpc::ServerContext* rpc, const v1::DemoteRequest* request,
+                      v1::Session* response) override;
   grpc::Status Offload(grpc::ServerContext* rpc, const v1::SessionAtEpoch* request,
                        v1::Session* response) override;
   grpc::Status Restore(grpc::ServerContext* rpc, const v1::RestoreRequest* request,
@@ -59,6 +61,7 @@ class SessionService final : public v1::WorkerService::Service {
  private:
   absl::Status Open(const v1::OpenSessionRequest& request, v1::Session* response);
   absl::Status ForkSession(const v1::WorkerForkRequest& request, v1::Session* response);
+  absl::Status DemoteSession(const v1::DemoteRequest& request, v1::Session* response);
   absl::Status OffloadSession(const v1::SessionAtEpoch& request, absl::Time deadline,
                               v1::Session* response);
   absl::Status RestoreSession(const v1::RestoreRequest& request, absl::Time deadline,

@@ -193,7 +193,7 @@ FidelityReport Measurement::Report() const {
       row.name = rival.name();
       row.bytes_per_vector = rival.BytesPerVector(shape_, n_coded_);
     } else {
-      row.name = options_.profiles[i].name;
+      row.name = options_.profiles[i].name();
       row.bytes_per_vector = profiles_.BytesPerVector(static_cast<int64_t>(i) + 1);
     }
     row.fraction_of_fp16 = row.bytes_per_vector / shape_.fp16_bytes();
@@ -239,9 +239,11 @@ absl::Status CheckSizes(const FidelityOptions& options, const worker::ModelConfi
 absl::Status CheckMethods(const FidelityOptions& options, const worker::ModelConfig& config,
                           const worker::ModelDictionary* dictionary) {
   const int n_atoms = dictionary == nullptr ? 0 : dictionary->n_atoms();
-  for (const base::Profile& profile : options.profiles) {
-    LEXICO_RETURN_IF_ERROR(
-        base::CheckProfile(profile, {.head_dim = config.head_dim, .n_atoms = n_atoms}));
+  const base::CodingModel coding{.head_dim = config.head_dim, .n_atoms = n_atoms};
+  for (const MeasuredProfile& measured : options.profiles) {
+    LEXICO_RETURN_IF_ERROR(base::CheckProfile(measured.profile, coding));
+    if (!measured.birth.has_value()) continue;
+    LEXICO_RETURN_IF_ERROR(base::CheckProfile(*measured.birth, coding));
   }
   const RowShape shape{config.n_heads, config.n_kv_heads, config.head_dim};
   for (const auto& rival : options.rivals) LEXICO_RETURN_IF_ERROR(rival->Check(shape));
@@ -262,7 +264,7 @@ absl::StatusOr<FidelityReport> MeasureFidelity(
   LEXICO_RETURN_IF_ERROR(CheckSizes(options, model.transformer->config(), n_ids));
   LEXICO_RETURN_IF_ERROR(
       CheckMethods(options, model.transformer->config(), model.dictionary.get()));
-  std::vector<base::Profile> profiles = {base::Profile{.name = "dense"}};
+  std::vector<MeasuredProfile> profiles = {{.profile = {.name = "dense"}, .birth = {}}};
   profiles.insert(profiles.end(), options.profiles.begin(), options.profiles.end());
   LEXICO_ASSIGN_OR_RETURN(
       const auto decoder,

@@ -15,14 +15,14 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "proto/base/profile.h"
+#include "tools/eval/fidelity/profile_decoder.h"
 #include "tools/eval/rivals/rival.h"
 #include "worker/model/model_rank.h"
 
 namespace lexico::eval {
 
 struct FidelityOptions {
-  std::vector<base::Profile> profiles;
+  std::vector<MeasuredProfile> profiles;
   std::vector<std::unique_ptr<const Rival>> rivals;
   int64_t n_tokens = 4096;       // of a context
   int64_t n_continuation = 256;  // tokens compared behind it

@@ -7,8 +7,10 @@
 
 #include "kernels/api/rows.h"
 #include "proto/base/check.h"
+#include "proto/base/demotion.h"
 #include "proto/base/limits.h"
 #include "proto/base/status.h"
+#include "worker/kv/demotion.h"
 #include "worker/kv/page_coder.h"
 
 namespace lexico::eval {
@@ -28,8 +30,22 @@ kernels::DType CacheType(const worker::ModelConfig& config) {
   return config.dtype == "float16" ? kernels::DType::kF16 : kernels::DType::kF32;
 }
 
+absl::StatusOr<MeasuredProfile> ParseMeasuredProfile(std::string_view name) {
+  const size_t colon = name.find(':');
+  MeasuredProfile measured;
+  if (colon == std::string_view::npos) {
+    LEXICO_ASSIGN_OR_RETURN(measured.profile, base::ParseProfile(name));
+    return measured;
+  }
+  LEXICO_ASSIGN_OR_RETURN(measured.birth, base::ParseProfile(name.substr(0, colon)));
+  LEXICO_ASSIGN_OR_RETURN(measured.profile, base::ParseProfile(name.substr(colon + 1)));
+  const absl::Status smaller = base::CheckDemotion(*measured.birth, measured.profile);
+  if (!smaller.ok()) return base::Annotate(smaller, std::string(name));
+  return measured;
+}
+
 absl::StatusOr<std::unique_ptr<ProfileDecoder>> ProfileDecoder::Create(
-    const worker::ModelRank& model, const std::vector<base::Profile>& profiles, int64_t n_tokens,
+    const worker::ModelRank& model, const std::vector<MeasuredProfile>& profiles, int64_t n_tokens,
     int64_t n_steps) {
   const worker::ModelConfig& config = model.transformer->config();
   auto context = std::unique_ptr<worker::ForwardContext>(
@@ -49,17 +65,25 @@ absl::StatusOr<std::unique_ptr<ProfileDecoder>> ProfileDecoder::Create(
   contexts.push_back(std::move(context));
   std::unique_ptr<ProfileDecoder> decoder(new ProfileDecoder(std::move(contexts)));
   const int64_t n_coded = CodedTokens(n_tokens);
-  size_t largest = 0;
-  for (const base::Profile& profile : profiles) {
+  std::vector<KvLayout> all;
+  const auto add = [&](const base::Profile& profile) {
     KvLayout layout = worker::MakeKvLayout(decoder->context().shape, profile,
                                            profile.has_atoms() ? model.dictionary->n_atoms() : 0);
     layout.window_tokens = static_cast<int>(n_tokens - n_coded + n_steps);
+    return all.emplace_back(layout);
+  };
+  for (const MeasuredProfile& measured : profiles) {
+    decoder->layouts_.push_back(add(measured.profile));
+    decoder->births_.emplace_back();
+    if (measured.birth.has_value()) decoder->births_.back() = add(*measured.birth);
+  }
+  size_t largest = 0;
+  for (const KvLayout& layout : all) {
     largest = std::max({largest, layout.window_block_bytes(), layout.page_block_bytes()});
-    decoder->layouts_.push_back(layout);
   }
   // Slabs for the pages of each, and one for its window.
   size_t bytes = 0;
-  for (const KvLayout& layout : decoder->layouts_) {
+  for (const KvLayout& layout : all) {
     const auto per_slab =
         static_cast<int64_t>(largest / worker::BlockBytes(layout.page_block_bytes()));
     const int64_t n_pages = n_coded / layout.page.page_tokens;
@@ -73,12 +97,26 @@ absl::StatusOr<std::unique_ptr<ProfileDecoder>> ProfileDecoder::Create(
 absl::Status ProfileDecoder::Begin(std::span<const int32_t> ids,
                                    const std::vector<LayerRows>& rows) {
   sessions_.clear();
-  for (const KvLayout& layout : layouts_) {
-    auto session = Open(layout, ids, rows);
-    if (!session.ok()) return base::Annotate(session.status(), layout.profile.name);
+  for (size_t i = 0; i < layouts_.size(); ++i) {
+    auto session = Open(births_[i].value_or(layouts_[i]), ids, rows);
+    if (session.ok() && births_[i].has_value()) {
+      session = Demote(*std::move(session), layouts_[i]);
+    }
+    if (!session.ok()) return base::Annotate(session.status(), layouts_[i].profile.name);
     sessions_.push_back(*std::move(session));
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<SessionKv>> ProfileDecoder::Demote(
+    std::unique_ptr<SessionKv> session, const KvLayout& to) {
+  constexpr int64_t kSlicePages = 64;
+  const worker::CoderOfRank coder = ranks_.first().ahead_coder();
+  LEXICO_ASSIGN_OR_RETURN(
+      const auto demotion,
+      worker::Demotion::Begin(pool_.get(), {&coder, 1}, &ranks_.team(), to, &session));
+  while (!demotion->done()) demotion->RunSlice(kSlicePages);
+  return demotion->Finish();
 }
 
 absl::StatusOr<std::unique_ptr<SessionKv>> ProfileDecoder::Open(

@@ -6,8 +6,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -28,6 +30,21 @@ int64_t CodedTokens(int64_t n_tokens);
 // What keys and values of a model are kept in.
 kernels::DType CacheType(const worker::ModelConfig& config);
 
+// What a context is coded as, and what its pages are made into behind that, if anything
+// (worker/kv/demotion.h).
+struct MeasuredProfile {
+  base::Profile profile;               // at the end
+  std::optional<base::Profile> birth;  // before a demotion
+
+  // "paper-s8", or "paper-s16:paper-s8".
+  std::string name() const {
+    return birth.has_value() ? birth->name + ":" + profile.name : profile.name;
+  }
+};
+
+// NotFound and FailedPrecondition as base::ParseProfile and CheckDemotion.
+absl::StatusOr<MeasuredProfile> ParseMeasuredProfile(std::string_view name);
+
 // Thread-compatible.
 class ProfileDecoder {
  public:
@@ -35,8 +52,8 @@ class ProfileDecoder {
   // null where no profile is coded.
   // Errors: those of PagePool::Create.
   static absl::StatusOr<std::unique_ptr<ProfileDecoder>> Create(
-      const worker::ModelRank& model, const std::vector<base::Profile>& profiles, int64_t n_tokens,
-      int64_t n_steps);
+      const worker::ModelRank& model, const std::vector<MeasuredProfile>& profiles,
+      int64_t n_tokens, int64_t n_steps);
 
   // Codes a context with every profile. REQUIRES: n_tokens ids, and as many rows in every layer.
   absl::Status Begin(std::span<const int32_t> ids, const std::vector<LayerRows>& rows);
@@ -54,6 +71,9 @@ class ProfileDecoder {
   explicit ProfileDecoder(std::vector<std::unique_ptr<worker::ForwardContext>> contexts)
       : ranks_(std::move(contexts)), step_(&ranks_) {}
   worker::ForwardContext& context() { return ranks_.first(); }
+  // One that is coded as that, then demoted to `to`.
+  absl::StatusOr<std::unique_ptr<worker::SessionKv>> Demote(
+      std::unique_ptr<worker::SessionKv> session, const worker::KvLayout& to);
   absl::StatusOr<std::unique_ptr<worker::SessionKv>> Open(const worker::KvLayout& layout,
                                                           std::span<const int32_t> ids,
                                                           const std::vector<LayerRows>& rows);
@@ -62,6 +82,7 @@ class ProfileDecoder {
 
   worker::ForwardRanks ranks_;  // one
   std::vector<worker::KvLayout> layouts_;
+  std::vector<std::optional<worker::KvLayout>> births_;  // of those that are demoted
   std::unique_ptr<worker::PagePool> pool_;
   std::vector<std::unique_ptr<worker::SessionKv>> sessions_;
   worker::DecodeStep step_;
