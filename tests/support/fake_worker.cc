@@ -447,6 +447,7 @@ grpc::Status FakeWorker::Demote(grpc::ServerContext* context, const v1::DemoteRe
   const auto use = Take(request->session());
   if (!use.ok()) return rpc::ToGrpc(use.status());
   (*use)->session.profile = request->profile();
+  Keep(request->session().session_id(), (*use)->session);
   *response = ToProto(request->session().session_id(), (*use)->session);
   return grpc::Status::OK;
 }
