@@ -46,6 +46,15 @@ inline constexpr size_t kGramBytesMaxDefault = size_t{2} << 20;
 absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(
     TensorView dictionary, const Stream& stream, size_t gram_bytes_max = kGramBytesMaxDefault);
 
+// For training, where atoms change from batch to batch: the dictionary that a file with `rows`
+// [n_atoms, head_dim], F32 and in the stream's memory, rounded to F16, would give, without a Gram
+// matrix. `old`, where it is of the same shape, came from here and nobody else holds it, is used
+// up: on a GPU its memory is written over in the order of the ops and the host does not wait; a GPU
+// looks at no number. InvalidArgument and ResourceExhausted as above. REQUIRES: rows are finite
+// unit rows
+absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareRows(
+    TensorView rows, const Stream& stream, std::shared_ptr<const PreparedDictionary> old = nullptr);
+
 // The form in which `dictionary` codes `n_vectors` vectors fastest when they come in several
 // OmpEncode calls: with its Gram matrix (n_atoms^2 bytes) where making it pays, otherwise, or
 // where it is kept already, `dictionary` itself. Codes are the same bits. Hold it while coding and

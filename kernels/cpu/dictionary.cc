@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/api/unit_atoms.h"
+#include "kernels/cpu/convert.h"
 #include "kernels/cpu/omp_gram.h"
 
 namespace lexico::kernels::cpu {
@@ -94,6 +95,15 @@ absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(Tens
   return std::make_shared<const Dictionary>(
       atoms->rows.data(), std::make_shared<const AttentionAtoms>(dictionary, atoms->norms),
       stream.threads(), gram_bytes_max);
+}
+
+absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareRows(TensorView rows,
+                                                                      const Stream& stream) {
+  std::vector<uint16_t> halves(rows.size());
+  Convert(rows, MutableTensorView(halves.data(), DType::kF16, {rows.dim(0), rows.dim(1)}),
+          stream.threads());
+  return cpu::PrepareDictionary(TensorView(halves.data(), DType::kF16, {rows.dim(0), rows.dim(1)}),
+                                stream, 0);
 }
 
 const Dictionary& AsCpu(const PreparedDictionary& dictionary) {

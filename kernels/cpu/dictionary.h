@@ -77,6 +77,9 @@ absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(Tens
                                                                             const Stream& stream,
                                                                             size_t gram_bytes_max);
 
+absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareRows(TensorView rows,
+                                                                      const Stream& stream);
+
 // The CPU form behind the interface; CHECK-fails for a dictionary that another device prepared.
 const Dictionary& AsCpu(const PreparedDictionary& dictionary);
 

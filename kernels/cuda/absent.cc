@@ -17,6 +17,7 @@
 #include "kernels/cuda/shift_down.h"
 #include "kernels/cuda/sparse_attention.h"
 #include "kernels/cuda/top_logits.h"
+#include "kernels/cuda/update_atoms.h"
 #include "proto/base/check.h"
 
 namespace lexico::kernels::cuda {
@@ -33,6 +34,11 @@ absl::StatusOr<std::shared_ptr<Device>> OpenBeside(const Stream& stream, size_t 
 
 absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(TensorView dictionary,
                                                                             const Stream& stream) {
+  LEXICO_UNREACHABLE();
+}
+
+absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareRows(
+    TensorView rows, const Stream& stream, std::shared_ptr<const PreparedDictionary> old) {
   LEXICO_UNREACHABLE();
 }
 
@@ -109,6 +115,8 @@ void Reconstruct(const ReconstructArgs& args, const Stream& stream) { LEXICO_UNR
 
 void ShiftDown(const ShiftDownArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
 void TopLogits(const TopLogitsArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
+
+void UpdateAtoms(const UpdateAtomsArgs& args, const Stream& stream) { LEXICO_UNREACHABLE(); }
 
 void SparseAttention(const SparseAttentionArgs& args, const Stream& stream) {
   LEXICO_UNREACHABLE();

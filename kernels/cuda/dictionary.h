@@ -63,6 +63,9 @@ class Dictionary final : public PreparedDictionary {
 absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareDictionary(TensorView dictionary,
                                                                             const Stream& stream);
 
+absl::StatusOr<std::shared_ptr<const PreparedDictionary>> PrepareRows(
+    TensorView rows, const Stream& stream, std::shared_ptr<const PreparedDictionary> old);
+
 // The GPU's form behind the interface; CHECK-fails for a dictionary that another device prepared.
 const Dictionary& AsCuda(const PreparedDictionary& dictionary);
 

@@ -52,6 +52,7 @@ class TrainingFixture {
             .window_tokens = 128,
             .n_samples = 1500,
             .n_rounds = 4,
+            .n_passes = 1,
             .threads = 1};
   }
   static absl::StatusOr<Outcome> Train(const Options& options) {

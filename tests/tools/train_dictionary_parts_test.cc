@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <set>
@@ -52,37 +53,122 @@ TEST(Text, ContentDecidesTheFingerprint) {
   EXPECT_NE(of("one"), of("two"));
 }
 
-TEST(VectorSet, KeepsADifferentRowInEverySlot) {
-  VectorSet set(1, 2, 40, 7);
-  std::vector<float> rows(2 * 60);
+const kernels::Stream& Cpu() {
+  static const kernels::Stream stream = kernels::Stream::Cpu(1);
+  return stream;
+}
+
+VectorSet NewSet(int head_dim, int64_t n_vectors, float norm, int64_t window_rows_max = 4096,
+                 int n_dictionaries = 2) {
+  auto set = VectorSet::Create({.n_dictionaries = n_dictionaries,
+                                .n_kv_heads = 2,
+                                .head_dim = head_dim,
+                                .n_vectors = n_vectors,
+                                .window_rows_max = window_rows_max,
+                                .norm = norm},
+                               Cpu());
+  EXPECT_THAT(set, IsOk());
+  return *std::move(set);
+}
+
+// One window of `rows`, the same of K and V.
+absl::Status Keep(std::vector<float> rows, int64_t first_position, int64_t n_runs, VectorSet* set) {
+  const auto n_rows = std::ssize(rows) / set->head_dim();
+  set->BeginWindow(n_rows, n_runs, first_position);
+  for (int i = 0; i < set->n_dictionaries(); ++i) {
+    std::vector<float> copy = rows;
+    set->Keep(i, kernels::MutableTensorView(copy.data(), {n_rows, set->head_dim()}));
+  }
+  return set->EndWindow();
+}
+
+TEST(VectorSet, KeepsADifferentRunInEveryPlace) {
+  VectorSet set = NewSet(2, 10 * kRunRows, 0);
+  std::vector<float> rows(2 * 7 * kRunRows + 2 * 3);  // and three rows that are no run
   for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<float>(i / 2);
-  ASSERT_THAT(set.Keep(1, rows.data(), set.Choose(15, 60, 2, 100)), IsOk());
-  ASSERT_THAT(set.Keep(1, rows.data(), set.Choose(25, 60, 2, 1000)), IsOk());
-  EXPECT_EQ(set.n_filled(), 40);
-  std::vector<float> copy(80);
-  set.Copy(1, 0, 40, copy.data());
+  ASSERT_THAT(Keep(rows, 100, 4, &set), IsOk());
+  EXPECT_FALSE(set.full());
+  EXPECT_EQ(set.n_filled(), 4 * kRunRows);
+  ASSERT_THAT(Keep(rows, 1000, 100, &set), IsOk());  // as many as there is room for
+  EXPECT_TRUE(set.full());
+  std::vector<float> copy(2 * set.n_vectors());
+  set.Copy(1, 0, set.n_vectors(), copy.data());
+  EXPECT_EQ(copy, set.Download(1));
   std::set<std::pair<bool, float>> seen;
-  for (int64_t i = 0; i < 40; ++i) {
+  bool in_order = true;
+  for (int64_t i = 0; i < set.n_vectors(); ++i) {
     const bool second = set.position(i) >= 1000;
     EXPECT_EQ(set.position(i), (second ? 1000 : 100) + static_cast<int>(copy[2 * i]) / 2);
+    EXPECT_EQ(static_cast<int>(copy[2 * i]) % kRunRows, i % kRunRows);
     seen.insert({second, copy[2 * i]});
+    in_order = in_order && (i == 0 || copy[2 * i] >= copy[2 * i - 2]);
   }
-  EXPECT_EQ(seen.size(), 40U);
+  EXPECT_EQ(std::ssize(seen), set.n_vectors());
+  EXPECT_FALSE(in_order);
+}
+
+TEST(VectorSet, SeedsDecideTheOrderAndClearBeginsAnew) {
+  VectorSet set = NewSet(1, 8 * kRunRows, 0);
+  std::vector<float> rows(8 * kRunRows);
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<float>(i);
+  const auto filled = [&](uint64_t seed) {
+    set.Clear(seed);
+    EXPECT_EQ(set.n_filled(), 0);
+    EXPECT_THAT(Keep(rows, 0, 8, &set), IsOk());
+    return set.Download(0);
+  };
+  const std::vector<float> once = filled(5);
+  EXPECT_NE(once, filled(6));
+  EXPECT_EQ(once, filled(5));
+}
+
+TEST(VectorSet, ScalesAllButZeroVectorsToOneNorm) {
+  VectorSet set = NewSet(2, kRunRows, 16);
+  std::vector<float> rows(2 * kRunRows);
+  rows[2] = 3e-6F;
+  rows[3] = -4e-6F;
+  rows[4] = 3e6F;
+  rows[5] = 4e6F;
+  ASSERT_THAT(Keep(rows, 0, 1, &set), IsOk());
+  const std::vector<float> kept = set.Download(0);
+  EXPECT_EQ(kept[0], 0);
+  EXPECT_NEAR(kept[2], 9.6, 0.04);
+  EXPECT_NEAR(kept[3], -12.8, 0.04);
+  EXPECT_NEAR(kept[4], 9.6, 0.04);
 }
 
 TEST(VectorSet, AVectorThatIsNoNumberIsRefusedByLayerAndPosition) {
-  VectorSet set(3, 2, 4, 7);
-  const auto picks = set.Choose(4, 4, 1, 30);
-  const std::vector<float> rows = {1, 1, 1, std::numeric_limits<float>::quiet_NaN(), 1, 1, 1, 1};
-  EXPECT_THAT(set.Keep(5, rows.data(), picks), StatusIs(absl::StatusCode::kInvalidArgument,
-                                                        "layers.2.v: component 1 of a vector at "
-                                                        "position 31 is nan"));
+  for (const float norm : {0.0F, 16.0F}) {
+    VectorSet set = NewSet(2, 2 * kRunRows, norm, 4096, 6);
+    const std::vector<float> good(2 * kRunRows, 1);
+    std::vector<float> bad = good;
+    bad[7] = std::numeric_limits<float>::infinity();
+    set.BeginWindow(kRunRows, 1, 30);
+    for (int i = 0; i < 6; ++i) {
+      std::vector<float> rows = i == 5 ? bad : good;
+      set.Keep(i, kernels::MutableTensorView(rows.data(), {kRunRows, 2}));
+    }
+    EXPECT_THAT(set.EndWindow(),
+                StatusIs(absl::StatusCode::kInvalidArgument,
+                         "layers.2.v: a number of a vector at positions 30 .. 37 is not finite"));
+  }
+}
+
+TEST(VectorSet, ASetThatDoesNotFitTheDeviceIsRefusedWithItsSize) {
+  const auto set = VectorSet::Create({.n_dictionaries = 4,
+                                      .n_kv_heads = 1,
+                                      .head_dim = 1 << 21,
+                                      .n_vectors = 1 << 24,
+                                      .window_rows_max = kRunRows},
+                                     Cpu());
+  EXPECT_THAT(set,
+              StatusIs(absl::StatusCode::kResourceExhausted,
+                       "16777216 vectors of 4 dictionaries take 262144.0 GiB; lower --samples"));
 }
 
 // Combinations of two of n_true unit vectors of 8 components.
 VectorSet Synthetic(int n_true, int64_t n) {
   constexpr int kDim = 8;
-  VectorSet set(1, kDim, n, 3);
   std::vector<float> truth(n_true * kDim);
   for (size_t i = 0; i < truth.size(); ++i) truth[i] = RandomFloat(11, i);
   std::vector<float> rows(n * kDim);
@@ -94,23 +180,28 @@ VectorSet Synthetic(int n_true, int64_t n) {
       }
     }
   }
-  const auto picks = set.Choose(n, n, 1, 0);
-  EXPECT_THAT(set.Keep(0, rows.data(), picks), IsOk());
-  EXPECT_THAT(set.Keep(1, rows.data(), picks), IsOk());
+  VectorSet set = NewSet(kDim, n, kTrainNorm);
+  EXPECT_THAT(Keep(rows, 0, n, &set), IsOk());
   return set;
+}
+
+std::unique_ptr<Trainer> NewTrainer(const TrainerOptions& options, const VectorSet& set) {
+  auto trainer =
+      Trainer::Create(options, set.n_dictionaries(), set.head_dim(), set.n_vectors(), Cpu());
+  EXPECT_THAT(trainer, IsOk());
+  return *std::move(trainer);
 }
 
 TEST(Trainer, LearnsSparseData) {
   const VectorSet set = Synthetic(16, 2048);
-  const auto stream = kernels::Stream::Cpu(1);
-  const auto trainer =
-      Trainer::Create({.n_atoms = 24, .sparsity = 2, .n_rounds = 30, .seed = 1}, &set, stream);
-  ASSERT_THAT(trainer, IsOk());
-  ASSERT_THAT((*trainer)->RunRound([](double) {}), IsOk());
-  const double first = (*trainer)->train_errors()[0];
-  for (int i = 1; i < 30; ++i) ASSERT_THAT((*trainer)->RunRound([](double) {}), IsOk());
-  EXPECT_LT((*trainer)->train_errors()[0], 0.5 * first);
-  for (Atoms atoms : (*trainer)->atoms()) {
+  const auto trainer = NewTrainer({.n_atoms = 24, .sparsity = 2, .n_rounds = 30}, set);
+  ASSERT_THAT(trainer->BeginFromData(set), IsOk());
+  ASSERT_THAT(trainer->RunRound(set, [](double) {}), IsOk());
+  const double first = trainer->train_errors()[0];
+  for (int i = 1; i < 30; ++i) ASSERT_THAT(trainer->RunRound(set, [](double) {}), IsOk());
+  EXPECT_EQ(trainer->n_rounds_done(), 30);
+  EXPECT_LT(trainer->train_errors()[0], 0.5 * first);
+  for (Atoms atoms : trainer->atoms()) {
     for (int a = 0; a < atoms.n_atoms; ++a) {
       double squares = 0;
       for (const float each : atoms.row(a)) squares += double{each} * each;
@@ -119,48 +210,56 @@ TEST(Trainer, LearnsSparseData) {
   }
 }
 
+TEST(Trainer, AnAtomThatNoCodeHoldsBeginsAnewFromABadlyCodedVector) {
+  const VectorSet set = Synthetic(16, 48);  // one batch
+  const auto trainer = NewTrainer({.n_atoms = 24, .sparsity = 2, .n_rounds = 4}, set);
+  ASSERT_THAT(trainer->BeginFromData(set), IsOk());
+  std::vector<Atoms> atoms = trainer->atoms();
+  // The second of two equal atoms is never taken.
+  for (Atoms& each : atoms) {
+    std::copy_n(each.row(0).begin(), 8, each.row(1).begin());
+    each.weights.assign(24, 1e6F);
+  }
+  trainer->Begin(atoms, 0);
+  ASSERT_THAT(trainer->RunRound(set, [](double) {}), IsOk());
+  Atoms after = trainer->atoms()[0];
+  EXPECT_EQ(after.weights[1], 0);
+  double cosine = 0;
+  for (int j = 0; j < 8; ++j) cosine += double{after.row(0)[j]} * after.row(1)[j];
+  EXPECT_LT(std::abs(cosine), 0.99);
+}
+
+TEST(Trainer, PassesAreHeardAsOneRound) {
+  const VectorSet set = Synthetic(16, 160);
+  const auto trainer = NewTrainer({.n_atoms = 24, .sparsity = 2, .n_passes = 2}, set);
+  ASSERT_THAT(trainer->BeginFromData(set), IsOk());
+  std::vector<double> heard;
+  ASSERT_THAT(trainer->RunRound(set, [&](double part) { heard.push_back(part); }), IsOk());
+  EXPECT_EQ(heard.size(), 8U);  // batches of 48 of 160, twice
+  EXPECT_TRUE(std::is_sorted(heard.begin(), heard.end()));
+  EXPECT_EQ(heard.back(), 1);
+}
+
 TEST(Trainer, FewerNonZeroVectorsThanAtomsAreRefused) {
-  VectorSet set(1, 4, 32, 3);
+  VectorSet set = NewSet(4, 32, kTrainNorm);
   std::vector<float> rows(32 * 4);
-  const auto picks = set.Choose(32, 32, 1, 0);
-  ASSERT_THAT(set.Keep(1, rows.data(), picks), IsOk());
   for (int i = 0; i < 10; ++i) rows[4 * i] = 1;
-  ASSERT_THAT(set.Keep(0, rows.data(), picks), IsOk());
-  const auto trainer =
-      Trainer::Create({.n_atoms = 16, .sparsity = 1}, &set, kernels::Stream::Cpu(1));
-  EXPECT_THAT(trainer, StatusIs(absl::StatusCode::kInvalidArgument,
-                                "layers.0.k: 10 of 32 vectors are not zero, fewer than the 16"));
+  ASSERT_THAT(Keep(rows, 0, 2, &set), IsOk());
+  EXPECT_THAT(NewTrainer({.n_atoms = 16, .sparsity = 1}, set)->BeginFromData(set),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       "layers.0.k: 10 of 32 vectors are not zero, fewer than the 16"));
 }
 
 TEST(Trainer, ZeroVectorsAmongOthersChangeNothing) {
-  VectorSet set(1, 4, 64, 3);
+  VectorSet set = NewSet(4, 64, kTrainNorm);
   std::vector<float> rows(64 * 4);
   for (int i = 0; i < 40 * 4; ++i) rows[i] = RandomFloat(5, i);
-  const auto picks = set.Choose(64, 64, 1, 0);
-  ASSERT_THAT(set.Keep(0, rows.data(), picks), IsOk());
-  ASSERT_THAT(set.Keep(1, rows.data(), picks), IsOk());
-  const auto trainer =
-      Trainer::Create({.n_atoms = 16, .sparsity = 2, .n_rounds = 3}, &set, kernels::Stream::Cpu(1));
-  ASSERT_THAT(trainer, IsOk());
-  for (int i = 0; i < 3; ++i) ASSERT_THAT((*trainer)->RunRound([](double) {}), IsOk());
-  for (const float each : (*trainer)->atoms()[0].rows) EXPECT_TRUE(std::isfinite(each));
-}
-
-TEST(UpdateAtoms, TurnsAnAtomToTheMeanDirectionOfItsVectors) {
-  Atoms atoms{
-      .n_atoms = 2, .head_dim = 2, .rows = {1, 0, 0, 1}, .weights = {0, 3}, .n_uses = {0, 0}};
-  const Codes codes{.sparsity = 1, .atoms = {0, 0, 1}, .coefs = {2, 2, 0}};
-  std::vector<float> x = {2, 1, 2, 0, 7, 7};
-  UpdateAtoms(codes, 0.5F, x, atoms);
-  // (2 * 2 + 2 * 2, 2 * 1), normalised.
-  EXPECT_NEAR(atoms.rows[0], 8 / std::sqrt(68.0), 1e-6);
-  EXPECT_NEAR(atoms.rows[1], 2 / std::sqrt(68.0), 1e-6);
-  EXPECT_FLOAT_EQ(atoms.weights[0], 4);
-  EXPECT_EQ(atoms.n_uses[0], 2);
-  // A coefficient of 0 is no use of an atom.
-  EXPECT_EQ(atoms.rows[3], 1);
-  EXPECT_EQ(atoms.n_uses[1], 0);
-  EXPECT_FLOAT_EQ(atoms.weights[1], 1.5);
+  ASSERT_THAT(Keep(rows, 0, 4, &set), IsOk());
+  const auto trainer = NewTrainer({.n_atoms = 16, .sparsity = 2, .n_rounds = 3}, set);
+  ASSERT_THAT(trainer->BeginFromData(set), IsOk());
+  for (int i = 0; i < 3; ++i) ASSERT_THAT(trainer->RunRound(set, [](double) {}), IsOk());
+  const std::vector<Atoms> atoms = trainer->atoms();
+  for (const float each : atoms[0].rows) EXPECT_TRUE(std::isfinite(each));
 }
 
 TEST(Report, SaysTheRoundAndTheTimeLeft) {

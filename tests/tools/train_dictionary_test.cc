@@ -50,7 +50,7 @@ TEST_F(TrainDictionaryTest, BeatsRandomAtomsOnHeldOutTextAndIsWhatAWorkerReads) 
   const auto trained = Train(options);
   ASSERT_THAT(trained, IsOk());
   EXPECT_EQ(trained->n_positions, 512);
-  EXPECT_EQ(trained->n_samples, 1500);
+  EXPECT_EQ(trained->n_samples, 1488);  // whole runs
   const auto stream = kernels::Stream::Cpu(1);
   const auto model = worker::Transformer::Load(options.model_dir, stream);
   ASSERT_THAT(model, IsOk());
@@ -97,7 +97,9 @@ TEST_F(TrainDictionaryTest, TheFileSaysHowItWasTrained) {
   EXPECT_EQ(metadata.at("atoms"), "32");
   EXPECT_EQ(metadata.at("train_sparsity"), "3");
   EXPECT_EQ(metadata.at("train_positions"), "512");
-  EXPECT_EQ(metadata.at("train_samples"), "1500");
+  EXPECT_EQ(metadata.at("train_window"), "128");
+  EXPECT_EQ(metadata.at("train_passes"), "1");
+  EXPECT_EQ(metadata.at("train_samples"), "1488");
   EXPECT_EQ(metadata.at("model_fingerprint").size(), 32U);
   EXPECT_EQ(metadata.at("text_fingerprint").size(), 32U);
   EXPECT_GT(std::stod(metadata.at("held_out_error.layers.1.v")), 0);
@@ -114,6 +116,44 @@ TEST_F(TrainDictionaryTest, AResumedRunWritesTheFileOfAnUninterruptedOne) {
   EXPECT_EQ(resumed->n_rounds_resumed, 2);
   EXPECT_EQ(whole, tests::ReadFile(options.out));
   EXPECT_FALSE(std::filesystem::exists(options.checkpoint));
+}
+
+// The window of the first round of this seed lies in the half that stays.
+TEST_F(TrainDictionaryTest, LaterRoundsReadOtherTextAndSayWhenItHasChanged) {
+  Options options = Small();
+  options.n_samples = 64;
+  options.seed = 1;
+  options.n_rounds = 12;
+  int n_rounds_done = 0;
+  const auto outcome = TrainDictionary(options, [&](const Progress& progress) {
+    if (progress.errors == nullptr) return;
+    n_rounds_done = progress.n_rounds_done;
+    std::filesystem::resize_file(dir().File("text"), 20000);
+  });
+  EXPECT_TRUE(absl::IsUnavailable(outcome.status())) << outcome.status();
+  EXPECT_THAT(std::string(outcome.status().message()),
+              AllOf(HasSubstr("text"), HasSubstr("has changed")));
+  EXPECT_GE(n_rounds_done, 1);
+  EXPECT_LT(n_rounds_done, 12);
+}
+
+TEST_F(TrainDictionaryTest, ProgressOfAllRoundsRisesToOneAndErrorsComeAfterEach) {
+  double last = 0;
+  int n_errors = 0;
+  ASSERT_THAT(TrainDictionary(Small(),
+                              [&](const Progress& progress) {
+                                if (progress.stage != Progress::Stage::kTrain) return;
+                                EXPECT_GE(progress.fraction, last);
+                                last = progress.fraction;
+                                if (progress.errors != nullptr) {
+                                  EXPECT_EQ(progress.n_rounds_done, ++n_errors);
+                                } else {
+                                  EXPECT_LT(progress.fraction, 1);
+                                }
+                              }),
+              IsOk());
+  EXPECT_EQ(last, 1);
+  EXPECT_EQ(n_errors, 4);
 }
 
 TEST_F(TrainDictionaryTest, ACheckpointOfAnotherRunIsRefusedAndBothAreNamed) {
@@ -160,7 +200,7 @@ TEST_F(TrainDictionaryTest, ASetLargerThanTheTextIsRefused) {
 TEST_F(TrainDictionaryTest, MoreAtomsThanVectorsAreRefused) {
   Options options = Small();
   options.n_atoms = 2000;
-  ExpectRefused(options, kInvalid, "--n_atoms is 2000", "1500");
+  ExpectRefused(options, kInvalid, "--n_atoms is 2000", "1488");
 }
 
 TEST_F(TrainDictionaryTest, OptionsThatTheModelCannotHaveAreRefused) {

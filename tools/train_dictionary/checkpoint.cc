@@ -72,10 +72,9 @@ absl::StatusOr<Checkpoint> Read(const worker::SafetensorsFile& file, const Facts
   uint32_t crc = 0;
   for (int i = 0; i < n_dictionaries; ++i) {
     const std::string name = DictionaryName(i);
-    Atoms atoms{.n_atoms = n_atoms, .head_dim = head_dim, .rows = {}, .weights = {}, .n_uses = {}};
+    Atoms atoms{.n_atoms = n_atoms, .head_dim = head_dim, .rows = {}, .weights = {}};
     LEXICO_ASSIGN_OR_RETURN(atoms.rows, ReadTensor(file, name, {n_atoms, head_dim}, &crc));
     LEXICO_ASSIGN_OR_RETURN(atoms.weights, ReadTensor(file, name + ".weights", {n_atoms}, &crc));
-    atoms.n_uses.assign(n_atoms, 0);
     checkpoint.atoms.push_back(std::move(atoms));
   }
   if (fmt::format("{:08x}", crc) != Fact(file, "crc32c")) {

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "tools/train_dictionary/atom_update.h"
+#include "tools/train_dictionary/atoms.h"
 #include "tools/train_dictionary/safe_file.h"
 
 namespace lexico::train_dictionary {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <vector>
 
 #include "kernels/api/dense_attention.h"
 #include "proto/base/check.h"
@@ -28,11 +29,11 @@ absl::StatusOr<std::unique_ptr<Gatherer>> Gatherer::Create(const worker::Transfo
       {&gatherer->q_, block * config.q_dim()},
       {&gatherer->attention_, block * config.q_dim()},
       {&gatherer->positions_, n_tokens_max},
+      {&gatherer->ids_, n_tokens_max},
   };
   for (const auto& [buffer, n] : buffers) {
     LEXICO_ASSIGN_OR_RETURN(*buffer, DeviceBuffer::Allocate(n * sizeof(float), stream));
   }
-  gatherer->host_.resize(n_tokens_max * config.kv_dim());
   return gatherer;
 }
 
@@ -62,23 +63,20 @@ void Gatherer::RunLayer(int layer, std::span<const int32_t> positions) {
   }
 }
 
-absl::Status Gatherer::Run(std::span<const int32_t> ids, int64_t first_position,
-                           const Visit& visit) {
+void Gatherer::Run(std::span<const int32_t> ids, int64_t first_position, const Visit& visit) {
   const worker::ModelConfig& config = transformer_.config();
   LEXICO_CHECK_LE(first_position + static_cast<int64_t>(ids.size()), config.max_positions);
   std::vector<int32_t> positions(ids.size());
   std::iota(positions.begin(), positions.end(), static_cast<int32_t>(first_position));
   stream_.Upload(positions_.as<int32_t>(), positions.data(), positions.size() * sizeof(int32_t));
-  transformer_.Embed(ids, hidden_.as<float>());
-  const size_t bytes = ids.size() * config.kv_dim() * sizeof(float);
+  stream_.Upload(ids_.as<int32_t>(), ids.data(), ids.size_bytes());
+  transformer_.Embed({ids_.as<int32_t>(), ids.size()}, hidden_.as<float>());
+  const int64_t n_rows = static_cast<int64_t>(ids.size()) * config.n_kv_heads;
   for (int layer = 0; layer < config.n_layers; ++layer) {
     RunLayer(layer, positions);
-    stream_.Download(host_.data(), k_.as<float>(), bytes);
-    LEXICO_RETURN_IF_ERROR(visit(2 * layer, host_.data()));
-    stream_.Download(host_.data(), v_.as<float>(), bytes);
-    LEXICO_RETURN_IF_ERROR(visit(2 * layer + 1, host_.data()));
+    visit(2 * layer, MutableTensorView(k_.as<float>(), {n_rows, config.head_dim}));
+    visit(2 * layer + 1, MutableTensorView(v_.as<float>(), {n_rows, config.head_dim}));
   }
-  return absl::OkStatus();
 }
 
 }  // namespace lexico::train_dictionary

@@ -5,7 +5,6 @@
 #include <functional>
 #include <memory>
 #include <span>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/api/device_buffer.h"
@@ -22,15 +21,15 @@ class Gatherer {
                                                           int64_t n_tokens_max,
                                                           const kernels::Stream& stream);
 
-  // Called with each layer's K and then its V [n_tokens, n_kv_heads, head_dim] in host memory, K
-  // after RoPE; number of dictionaries as in vector_set.h. An error ends the run.
-  using Visit = std::function<absl::Status(int dictionary, const float* rows)>;
+  // Called with each layer's K and then its V [n_tokens * n_kv_heads, head_dim] F32 in the stream's
+  // memory, K after RoPE, which it may write over; number of dictionaries as in vector_set.h.
+  using Visit = std::function<void(int dictionary, kernels::MutableTensorView rows)>;
 
   // Token i stands at position first_position + i and attends to tokens 0 .. i of the window:
   // attention with RoPE depends on distances only, so a short window shows keys as they are at any
   // position. Keys and values of one layer are held at a time. REQUIRES: ids within the
   // vocabulary, positions below max_positions
-  absl::Status Run(std::span<const int32_t> ids, int64_t first_position, const Visit& visit);
+  void Run(std::span<const int32_t> ids, int64_t first_position, const Visit& visit);
 
  private:
   Gatherer(const worker::Transformer& transformer, const kernels::Stream& stream)
@@ -46,7 +45,7 @@ class Gatherer {
   kernels::DeviceBuffer q_;          // [row_block, n_heads, head_dim]
   kernels::DeviceBuffer attention_;  // [row_block, n_heads, head_dim]
   kernels::DeviceBuffer positions_;  // [n_tokens_max] I32
-  std::vector<float> host_;
+  kernels::DeviceBuffer ids_;        // [n_tokens_max] I32
 };
 
 }  // namespace lexico::train_dictionary

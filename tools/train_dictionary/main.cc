@@ -80,13 +80,18 @@ void AddOptions(CLI::App& app, Options& options, bool& json) {
       ->check(CLI::Range(kPositionsMin, int64_t{base::kPositionsMax}))
       ->capture_default_str();
   app.add_option("--samples", options.n_samples,
-                 fmt::format("Vectors of a dictionary (default: {} an atom)", kSamplesPerAtom))
+                 fmt::format("New vectors of a dictionary each round (default: {} an atom)",
+                             kSamplesPerAtom))
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 32));
   app.add_option("--held_out", options.held_out_file,
                  "Text to measure by (default: the last tenth of --text)");
   app.add_option("--from", options.from, "Dictionary to begin with (default: data and noise)");
-  app.add_option("--rounds", options.n_rounds, "Passes over the vectors; 0: only measure --from")
+  app.add_option("--rounds", options.n_rounds,
+                 "Rounds, each on vectors of its own; 0: only measure --from")
       ->check(CLI::Range(0, 10000))
+      ->capture_default_str();
+  app.add_option("--passes", options.n_passes, "Passes of a round over its vectors")
+      ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   app.add_option("--seed", options.seed, "Of all random choices")->capture_default_str();
   app.add_option("--checkpoint", options.checkpoint,

@@ -14,8 +14,8 @@ const char* StageName(Progress::Stage stage) {
   switch (stage) {
     case Progress::Stage::kRead:
       return "reading text";
-    case Progress::Stage::kGather:
-      return "gathering keys and values";
+    case Progress::Stage::kHeldOut:
+      return "gathering held-out keys and values";
     case Progress::Stage::kTrain:
       return "training";
   }

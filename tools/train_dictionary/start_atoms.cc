@@ -22,8 +22,7 @@ absl::StatusOr<StartAtoms> ReadStartAtoms(const std::string& path,
     start.atoms.push_back({.n_atoms = n_atoms,
                            .head_dim = config.head_dim,
                            .rows = std::move(rows->rows),
-                           .weights = std::vector<float>(n_atoms),
-                           .n_uses = std::vector<int64_t>(n_atoms)});
+                           .weights = std::vector<float>(n_atoms)});
   }
   start.fingerprint = tensors.ComputeFingerprint(1);
   return start;

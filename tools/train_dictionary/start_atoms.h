@@ -6,7 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "proto/base/hash.h"
-#include "tools/train_dictionary/atom_update.h"
+#include "tools/train_dictionary/atoms.h"
 #include "worker/model/config.h"
 
 namespace lexico::train_dictionary {

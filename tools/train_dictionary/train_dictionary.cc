@@ -11,15 +11,13 @@
 #include "proto/base/status.h"
 #include "tools/train_dictionary/checkpoint.h"
 #include "tools/train_dictionary/collect.h"
+#include "tools/train_dictionary/rounds.h"
 #include "tools/train_dictionary/safe_file.h"
 #include "tools/train_dictionary/start_atoms.h"
 #include "tools/train_dictionary/windows.h"
 
 namespace lexico::train_dictionary {
 namespace {
-
-// Held-out vectors of a dictionary that are coded after each round; the file is judged by all.
-constexpr int64_t kRoundVectors = 4096;
 
 absl::Status CheckOptions(const Options& options, const worker::ModelConfig& config) {
   if (options.n_atoms < base::kAtomsMin || options.n_atoms > base::kAtomsMax) {
@@ -47,27 +45,47 @@ absl::Status CheckOptions(const Options& options, const worker::ModelConfig& con
                    "--checkpoint");
 }
 
-absl::StatusOr<int64_t> SamplesOf(const Options& options, const Windows& windows,
-                                  const worker::ModelConfig& config, int64_t wanted) {
-  const int64_t seen = TokensOf(windows.train) * config.n_kv_heads;
-  if (options.n_samples > seen) {
+absl::StatusOr<Model> LoadModel(const std::string& dir, const kernels::Stream& stream) {
+  Model model;
+  LEXICO_ASSIGN_OR_RETURN(model.tokenizer, worker::Tokenizer::Load(dir + "/tokenizer.json"));
+  LEXICO_ASSIGN_OR_RETURN(model.transformer, worker::Transformer::Load(dir, stream));
+  return model;
+}
+
+int64_t SamplesWanted(const Options& options) {
+  return options.n_samples > 0 ? options.n_samples : kSamplesPerAtom * options.n_atoms;
+}
+
+TrainWindows WindowsOf(const Options& options, int64_t n_positions, const Texts& texts,
+                       const Model& model) {
+  const int64_t n_tokens = std::min(n_positions, options.window_tokens);
+  const int64_t n_rows = n_tokens * model.config().n_kv_heads;
+  return TrainWindows({.n_tokens = n_tokens,
+                       .n_windows = options.n_rounds * (SamplesWanted(options) / n_rows + 1),
+                       .n_positions = n_positions,
+                       .seed = options.seed},
+                      texts, model);
+}
+
+// Vectors of a round.
+absl::StatusOr<int64_t> SamplesOf(const Options& options, const WindowCount& seen, int n_kv_heads) {
+  if (options.n_samples >= seen.n_vectors + kRunRows) {
     return absl::InvalidArgumentError(fmt::format(
         "the text gives {} vectors of a dictionary ({} tokens of {} KV heads), --samples is {}; "
         "give more text (--text), or --samples {} at most",
-        seen, TokensOf(windows.train), config.n_kv_heads, options.n_samples, seen));
+        seen.n_vectors, seen.n_tokens, n_kv_heads, options.n_samples, seen.n_vectors));
   }
-  const int64_t n = std::min(wanted, seen);
-  if (n < options.n_atoms) {
+  if (seen.n_vectors < options.n_atoms) {
     return absl::InvalidArgumentError(fmt::format(
         "--n_atoms is {}, more than the {} vectors of a dictionary that are seen; give more text "
         "(--text) or samples (--samples), or fewer atoms",
-        options.n_atoms, n));
+        options.n_atoms, seen.n_vectors));
   }
-  return n;
+  return seen.n_vectors;
 }
 
-Facts RunFacts(const Options& options, const Model& model, const Texts& texts,
-               const Windows& windows, int64_t n_samples, const std::string& start) {
+Facts RunFacts(const Options& options, const Model& model, const Texts& texts, int64_t n_positions,
+               int64_t n_samples, const std::string& start) {
   const auto number = [](auto value) { return fmt::format("{}", value); };
   return {{"model_fingerprint", model.transformer->fingerprint().ToHex()},
           {"tokenizer_fingerprint", model.tokenizer->fingerprint().ToHex()},
@@ -76,11 +94,11 @@ Facts RunFacts(const Options& options, const Model& model, const Texts& texts,
           {"train_start", start},
           {"atoms", number(options.n_atoms)},
           {"train_sparsity", number(options.sparsity)},
-          {"train_positions", number(windows.n_positions)},
-          {"train_tokens", number(TokensOf(windows.train))},
-          {"train_windows", number(windows.train.size())},
+          {"train_positions", number(n_positions)},
+          {"train_window", number(options.window_tokens)},
           {"train_samples", number(n_samples)},
           {"train_rounds", number(options.n_rounds)},
+          {"train_passes", number(options.n_passes)},
           {"train_seed", number(options.seed)}};
 }
 
@@ -117,31 +135,6 @@ absl::Status WriteDictionary(const Options& options, const Facts& run,
   return WriteWhole(options.out, SafetensorsBytes(tensors, metadata), "--out");
 }
 
-absl::StatusOr<std::vector<HeldOutError>> RunRounds(
-    const Options& options, const Facts& run, const VectorSet& held_out, Trainer* trainer,
-    const std::function<void(const Progress&)>& watch) {
-  std::vector<HeldOutError> errors;
-  const int64_t n_round = std::min(kRoundVectors, held_out.n_vectors());
-  while (trainer->n_rounds_done() < options.n_rounds) {
-    const int done = trainer->n_rounds_done();
-    LEXICO_RETURN_IF_ERROR(trainer->RunRound([&](double part) {
-      watch({.stage = Progress::Stage::kTrain,
-             .fraction = (done + part) / options.n_rounds,
-             .n_rounds_done = done});
-    }));
-    if (!options.checkpoint.empty()) {
-      LEXICO_RETURN_IF_ERROR(
-          WriteCheckpoint(options.checkpoint, run, trainer->atoms(), trainer->n_rounds_done()));
-    }
-    LEXICO_ASSIGN_OR_RETURN(errors, trainer->Validate(held_out, n_round));
-    watch({.stage = Progress::Stage::kTrain,
-           .fraction = static_cast<double>(trainer->n_rounds_done()) / options.n_rounds,
-           .n_rounds_done = trainer->n_rounds_done(),
-           .errors = &errors});
-  }
-  return trainer->Validate(held_out, held_out.n_vectors());
-}
-
 }  // namespace
 
 double MeanError(const std::vector<HeldOutError>& errors, bool value) {
@@ -154,57 +147,61 @@ absl::StatusOr<Outcome> TrainDictionary(const Options& options,
                                         const std::function<void(const Progress&)>& watch) {
   LEXICO_ASSIGN_OR_RETURN(const kernels::Stream stream,
                           kernels::Stream::Open(options.device, options.threads));
-  Model model;
-  LEXICO_ASSIGN_OR_RETURN(model.tokenizer,
-                          worker::Tokenizer::Load(options.model_dir + "/tokenizer.json"));
-  LEXICO_ASSIGN_OR_RETURN(model.transformer, worker::Transformer::Load(options.model_dir, stream));
-  LEXICO_RETURN_IF_ERROR(CheckOptions(options, model.config()));
+  LEXICO_ASSIGN_OR_RETURN(const Model model, LoadModel(options.model_dir, stream));
+  const worker::ModelConfig& config = model.config();
+  LEXICO_RETURN_IF_ERROR(CheckOptions(options, config));
   std::optional<StartAtoms> start;
   if (!options.from.empty()) {
-    LEXICO_ASSIGN_OR_RETURN(start, ReadStartAtoms(options.from, model.config(), options.n_atoms));
+    LEXICO_ASSIGN_OR_RETURN(start, ReadStartAtoms(options.from, config, options.n_atoms));
   }
   LEXICO_ASSIGN_OR_RETURN(const Texts texts,
                           Texts::Open(options.text_files, options.held_out_file));
-  const int64_t wanted =
-      options.n_samples > 0 ? options.n_samples : kSamplesPerAtom * options.n_atoms;
-  LEXICO_ASSIGN_OR_RETURN(const Windows windows,
-                          ReadWindows({.n_positions = options.n_positions,
-                                       .window_tokens = options.window_tokens,
-                                       .n_samples = wanted},
-                                      texts, model));
-  LEXICO_ASSIGN_OR_RETURN(const int64_t n_samples,
-                          SamplesOf(options, windows, model.config(), wanted));
-  const Facts run = RunFacts(options, model, texts, windows, n_samples,
+  LEXICO_ASSIGN_OR_RETURN(const HeldOut held_out, ReadHeldOut(options.n_positions, texts, model));
+  const TrainWindows windows = WindowsOf(options, held_out.n_positions, texts, model);
+  WindowCount seen;
+  int64_t n_samples = 0;
+  if (options.n_rounds > 0) {
+    LEXICO_ASSIGN_OR_RETURN(seen, CountWindows(windows, config.n_kv_heads, SamplesWanted(options)));
+    LEXICO_ASSIGN_OR_RETURN(n_samples, SamplesOf(options, seen, config.n_kv_heads));
+  }
+  const Facts run = RunFacts(options, model, texts, held_out.n_positions, n_samples,
                              start.has_value() ? start->fingerprint.ToHex() : "data and noise");
   LEXICO_ASSIGN_OR_RETURN(std::optional<Checkpoint> checkpoint,
-                          FindCheckpoint(options, run, model.config()));
+                          FindCheckpoint(options, run, config));
   watch({.stage = Progress::Stage::kRead, .fraction = 1});
 
-  LEXICO_ASSIGN_OR_RETURN(
-      const Vectors vectors,
-      CollectVectors(windows, model, n_samples, options.seed, stream, [&](double fraction) {
-        watch({.stage = Progress::Stage::kGather, .fraction = fraction});
-      }));
-  LEXICO_ASSIGN_OR_RETURN(const auto trainer, Trainer::Create({.n_atoms = options.n_atoms,
-                                                               .sparsity = options.sparsity,
-                                                               .n_rounds = options.n_rounds,
-                                                               .seed = options.seed},
-                                                              &vectors.train, stream));
-  if (start.has_value()) trainer->Resume(std::move(start->atoms), 0);
+  LEXICO_ASSIGN_OR_RETURN(Collector collector,
+                          Collector::Create(model, held_out.n_positions, stream));
+  LEXICO_ASSIGN_OR_RETURN(const VectorSet measured,
+                          collector.CollectHeldOut(held_out, [&](double fraction) {
+                            watch({.stage = Progress::Stage::kHeldOut, .fraction = fraction});
+                          }));
+  LEXICO_ASSIGN_OR_RETURN(const auto trainer,
+                          Trainer::Create({.n_atoms = options.n_atoms,
+                                           .sparsity = options.sparsity,
+                                           .n_rounds = options.n_rounds,
+                                           .n_passes = options.n_passes,
+                                           .seed = options.seed},
+                                          2 * config.n_layers, config.head_dim, n_samples, stream));
   if (checkpoint.has_value()) {
-    trainer->Resume(std::move(checkpoint->atoms), checkpoint->n_rounds_done);
+    trainer->Begin(checkpoint->atoms, checkpoint->n_rounds_done);
+  } else if (start.has_value()) {
+    trainer->Begin(start->atoms, 0);
   }
-  Outcome outcome{.errors = {},
-                  .n_positions = windows.n_positions,
-                  .n_samples = n_samples,
-                  .n_tokens = TokensOf(windows.train),
-                  .n_rounds_resumed = trainer->n_rounds_done()};
-  LEXICO_ASSIGN_OR_RETURN(outcome.errors,
-                          RunRounds(options, run, vectors.held_out, trainer.get(), watch));
-  LEXICO_RETURN_IF_ERROR(WriteDictionary(options, run, trainer->atoms(), outcome.errors));
+  const int n_rounds_resumed = trainer->n_rounds_done();
+  const bool begun = checkpoint.has_value() || start.has_value();
+  const Rounds rounds{options, run, windows, seen.n_windows, n_samples, begun, watch};
+  LEXICO_RETURN_IF_ERROR(RunRounds(rounds, model, measured, &collector, trainer.get(), stream));
+  LEXICO_ASSIGN_OR_RETURN(std::vector<HeldOutError> errors,
+                          trainer->Validate(measured, measured.n_vectors()));
+  LEXICO_RETURN_IF_ERROR(WriteDictionary(options, run, trainer->atoms(), errors));
   std::error_code ignored;
   if (!options.checkpoint.empty()) std::filesystem::remove(options.checkpoint, ignored);
-  return outcome;
+  return Outcome{.errors = std::move(errors),
+                 .n_positions = held_out.n_positions,
+                 .n_samples = n_samples,
+                 .n_tokens = collector.n_tokens(),
+                 .n_rounds_resumed = n_rounds_resumed};
 }
 
 }  // namespace lexico::train_dictionary

@@ -1,82 +1,71 @@
 #include "tools/train_dictionary/trainer.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <limits>
-#include <thread>
+#include <numeric>
 
-#include "kernels/api/device_buffer.h"
 #include "kernels/api/elementwise.h"
 #include "kernels/api/omp_encode.h"
+#include "kernels/api/update_atoms.h"
 #include "proto/base/check.h"
 #include "proto/base/status.h"
+#include "tools/train_dictionary/first_atoms.h"
 
 namespace lexico::train_dictionary {
 namespace {
 
+using kernels::DeviceBuffer;
 using kernels::MutableTensorView;
 using kernels::TensorView;
 
 // Vectors a batch, by atoms: with sparsity 8 every atom is used some 16 times a batch.
 constexpr int64_t kBatchPerAtom = 2;
-// What an atom remembers of the batches before, a batch later, in the first round and in the last:
-// early batches are forgotten quickly, late ones averaged.
-constexpr float kMemoryFirst = 0.7F;
-constexpr float kMemoryLast = 0.9F;
-// Of every vector while training: coefficients are then large enough for E4M3 to be exact to its
-// three bits.
-constexpr float kNorm = 16;
-// Noise on initial atoms, of a vector of norm 1: none is a copy of another, however often a vector
-// occurs in the data.
-constexpr double kNoise = 0.5;
-// Streams of random numbers (vector_set.h) beyond those of a set.
+// What an atom forgets of the batches before, a batch later, at the beginning and at the end,
+// falling by equal factors: early batches are forgotten quickly, late ones averaged. An atom is the
+// mean of some 16 / kForgetLast uses then, and what noise is left of it costs little beside the
+// code's error.
+constexpr double kForgetFirst = 0.3;
+constexpr double kForgetLast = 0.01;
+// Streams of random numbers (vector_set.h) beyond those of windows.
 constexpr uint64_t kInitialStream = uint64_t{1} << 60;
 constexpr uint64_t kReseedStream = uint64_t{1} << 61;
-
-// Nearly normal, mean 0 and variance 1: of four uniform numbers of 16 bits (Irwin-Hall).
-double NormalOf(uint64_t bits) {
-  const auto sum = static_cast<double>((bits & 0xffff) + ((bits >> 16) & 0xffff) +
-                                       ((bits >> 32) & 0xffff) + (bits >> 48));
-  return (sum - 131070) / 37837.23;
-}
-
-void Normalise(std::span<float> row) {
-  double squares = 0;
-  for (const float each : row) squares += double{each} * each;
-  const double norm = std::sqrt(squares);
-  for (float& each : row) each = static_cast<float>(each / norm);
-}
-
-// An atom from vector `index`: its direction and noise.
-void AtomFrom(const VectorSet& set, int dictionary, int64_t index, uint64_t seed, uint64_t stream,
-              std::span<float> row) {
-  set.CopyScaled(dictionary, index, 1, 1, row.data());
-  const double deviation = kNoise / std::sqrt(static_cast<double>(row.size()));
-  for (size_t j = 0; j < row.size(); ++j) {
-    row[j] += static_cast<float>(deviation * NormalOf(RandomAt(seed, stream, j)));
-  }
-  Normalise(row);
-}
-
-// Calls work(i) for 0 .. n - 1 on up to `threads` threads.
-template <typename Work>
-void ForEach(int n, int threads, const Work& work) {
-  std::atomic<int> next{0};
-  const auto run = [&] {
-    for (int i = next++; i < n; i = next++) work(i);
-  };
-  std::vector<std::jthread> helpers;
-  for (int i = 1; i < std::min(n, threads); ++i) helpers.emplace_back(run);
-  run();
-}
 
 double Mean(const std::vector<float>& values) {
   double sum = 0;
   for (const float value : values) sum += value;
   return sum / static_cast<double>(values.size());
+}
+
+// The worst coded quarter, in their order.
+std::vector<int64_t> WorstCoded(const std::vector<float>& errors) {
+  std::vector<int64_t> worst(errors.size());
+  std::iota(worst.begin(), worst.end(), int64_t{0});
+  const auto quarter = worst.begin() + static_cast<int64_t>((worst.size() + 3) / 4);
+  std::nth_element(worst.begin(), quarter - 1, worst.end(), [&](int64_t a, int64_t b) {
+    return errors[a] != errors[b] ? errors[a] > errors[b] : a < b;
+  });
+  worst.erase(quarter, worst.end());
+  std::sort(worst.begin(), worst.end());
+  return worst;
+}
+
+HeldOutError ErrorOf(const VectorSet& held_out, const std::vector<float>& errors) {
+  const std::vector<int64_t> bands = PositionBands();
+  HeldOutError error{.all = Mean(errors), .by_position = {}};
+  for (size_t b = 0; b < bands.size(); ++b) {
+    double sum = 0;
+    int64_t count = 0;
+    for (int64_t v = 0; v < std::ssize(errors); ++v) {
+      const int64_t position = held_out.position(v);
+      if (position >= bands[b] || (b > 0 && position < bands[b - 1])) continue;
+      sum += errors[v];
+      ++count;
+    }
+    error.by_position.push_back(count > 0 ? sum / static_cast<double>(count)
+                                          : std::numeric_limits<double>::quiet_NaN());
+  }
+  return error;
 }
 
 }  // namespace
@@ -94,177 +83,160 @@ std::vector<uint16_t> ToF16(const std::vector<float>& rows) {
   return halves;
 }
 
-absl::Status Encode(const float* x, int64_t n, int head_dim, int sparsity,
-                    const kernels::PreparedDictionary& dictionary, const kernels::Stream& stream,
-                    Codes* codes, float* rel_error) {
-  const int64_t n_coefs = n * sparsity;
-  using kernels::DeviceBuffer;
-  LEXICO_ASSIGN_OR_RETURN(DeviceBuffer on_device,
-                          DeviceBuffer::Allocate(n * head_dim * sizeof(float), stream));
-  LEXICO_ASSIGN_OR_RETURN(DeviceBuffer atoms, DeviceBuffer::Allocate(2 * n_coefs, stream));
-  LEXICO_ASSIGN_OR_RETURN(DeviceBuffer coefs, DeviceBuffer::Allocate(n_coefs, stream));
-  LEXICO_ASSIGN_OR_RETURN(DeviceBuffer errors, DeviceBuffer::Allocate(n * sizeof(float), stream));
-  stream.Upload(on_device.as<float>(), x, on_device.bytes());
-  kernels::OmpEncode({.x = TensorView(on_device.as<float>(), {n, head_dim}),
-                      .dictionary = &dictionary,
-                      .sparsity = sparsity,
-                      .atoms = MutableTensorView(atoms.as<uint16_t>(), {n, sparsity}),
-                      .coefs = MutableTensorView(coefs.as<uint8_t>(), {n, sparsity}),
-                      .rel_error = MutableTensorView(errors.as<float>(), {n})},
-                     stream);
-  codes->sparsity = sparsity;
-  codes->atoms.resize(n_coefs);
-  codes->coefs.resize(n_coefs);
-  std::vector<uint8_t> stored(n_coefs);
-  stream.Download(codes->atoms.data(), atoms.as<uint16_t>(), atoms.bytes());
-  stream.Download(stored.data(), coefs.as<uint8_t>(), coefs.bytes());
-  stream.Download(rel_error, errors.as<float>(), errors.bytes());
-  for (int64_t i = 0; i < n_coefs; ++i) codes->coefs[i] = kernels::E4m3ToFloat(stored[i]);
-  return absl::OkStatus();
-}
-
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const TrainerOptions& options,
-                                                         const VectorSet* train,
+                                                         int n_dictionaries, int head_dim,
+                                                         int64_t n_vectors,
                                                          const kernels::Stream& stream) {
-  auto trainer = std::unique_ptr<Trainer>(new Trainer(options, train, stream));
-  const int n = train->n_dictionaries();
-  trainer->atoms_.resize(n);
-  trainer->codes_.resize(n);
-  trainer->train_errors_.resize(n);
-  trainer->rel_errors_.assign(n, std::vector<float>(train->n_vectors()));
-  for (int i = 0; i < n; ++i) LEXICO_RETURN_IF_ERROR(trainer->InitialAtoms(i));
+  auto trainer = std::unique_ptr<Trainer>(new Trainer(options, n_dictionaries, head_dim, stream));
+  trainer->train_errors_.resize(n_dictionaries);
+  const int64_t n_atoms = int64_t{n_dictionaries} * options.n_atoms;
+  const int64_t batch = trainer->batch();
+  const std::pair<DeviceBuffer*, int64_t> buffers[] = {
+      {&trainer->rows_, n_atoms * head_dim * 4},
+      {&trainer->weights_, n_atoms * 4},
+      {&trainer->n_uses_, n_atoms * 4},
+      {&trainer->x_, batch * head_dim * 4},
+      {&trainer->atoms_, batch * options.sparsity * 2},
+      {&trainer->coefs_, batch * options.sparsity},
+      {&trainer->rel_errors_, n_dictionaries * n_vectors * 4},
+  };
+  for (const auto& [buffer, bytes] : buffers) {
+    LEXICO_ASSIGN_OR_RETURN(*buffer, DeviceBuffer::Allocate(bytes, stream));
+  }
   return trainer;
 }
 
-absl::Status Trainer::InitialAtoms(int dictionary) {
-  Atoms& atoms = atoms_[dictionary];
-  atoms.n_atoms = options_.n_atoms;
-  atoms.head_dim = train_->head_dim();
-  atoms.rows.resize(static_cast<size_t>(atoms.n_atoms) * atoms.head_dim);
-  atoms.weights.assign(atoms.n_atoms, 0);
-  atoms.n_uses.assign(atoms.n_atoms, 0);
-  // The set is shuffled: its first vectors are a random choice.
-  int n = 0;
-  int64_t n_non_zero = 0;
-  std::vector<float> vector(atoms.head_dim);
-  for (int64_t i = 0; i < train_->n_vectors(); ++i) {
-    train_->Copy(dictionary, i, 1, vector.data());
-    if (std::all_of(vector.begin(), vector.end(), [](float each) { return each == 0; })) continue;
-    ++n_non_zero;
-    if (n == atoms.n_atoms) return absl::OkStatus();
-    AtomFrom(*train_, dictionary, i, options_.seed ^ (kInitialStream + dictionary), n,
-             atoms.row(n));
-    ++n;
-  }
-  if (n == atoms.n_atoms) return absl::OkStatus();
-  return absl::InvalidArgumentError(fmt::format(
-      "{}: {} of {} vectors are not zero, fewer than the {} atoms; give more text, or fewer atoms "
-      "(--n_atoms)",
-      DictionaryName(dictionary), n_non_zero, train_->n_vectors(), atoms.n_atoms));
-}
+int64_t Trainer::batch() const { return kBatchPerAtom * options_.n_atoms; }
 
-absl::Status Trainer::RunBatch(int64_t first, int64_t n) {
-  const int dim = train_->head_dim();
-  const int n_dictionaries = train_->n_dictionaries();
-  std::vector<float> x(n * dim);
-  for (int i = 0; i < n_dictionaries; ++i) {
-    LEXICO_ASSIGN_OR_RETURN(
-        const auto dictionary,
-        kernels::PrepareDictionary(TensorView(atoms_[i].rows.data(), {options_.n_atoms, dim}),
-                                   stream_));
-    train_->CopyScaled(i, first, n, kNorm, x.data());
-    LEXICO_RETURN_IF_ERROR(Encode(x.data(), n, dim, options_.sparsity, *dictionary, stream_,
-                                  &codes_[i], rel_errors_[i].data() + first));
+absl::Status Trainer::BeginFromData(const VectorSet& set) {
+  std::vector<Atoms> first;
+  for (int i = 0; i < n_dictionaries_; ++i) {
+    LEXICO_ASSIGN_OR_RETURN(first.emplace_back(), FirstAtoms(set, i, options_.n_atoms,
+                                                             options_.seed ^ (kInitialStream + i)));
   }
-  const float progress =
-      static_cast<float>(n_rounds_done_) / static_cast<float>(std::max(1, options_.n_rounds - 1));
-  const float memory = kMemoryFirst + (kMemoryLast - kMemoryFirst) * progress;
-  ForEach(n_dictionaries, stream_.threads(), [&](int i) {
-    std::vector<float> residual(n * dim);
-    train_->CopyScaled(i, first, n, kNorm, residual.data());
-    UpdateAtoms(codes_[i], memory, residual, atoms_[i]);
-  });
+  Begin(first, 0);
   return absl::OkStatus();
 }
 
-// Atoms that no code held in a round begin anew, from vectors of the worst coded quarter.
-void Trainer::Reseed(int dictionary) {
-  Atoms& atoms = atoms_[dictionary];
-  const std::vector<float>& errors = rel_errors_[dictionary];
-  std::vector<int64_t> worst(errors.size());
-  for (size_t i = 0; i < worst.size(); ++i) worst[i] = static_cast<int64_t>(i);
-  const auto quarter = worst.begin() + static_cast<int64_t>((worst.size() + 3) / 4);
-  std::nth_element(worst.begin(), quarter - 1, worst.end(), [&](int64_t a, int64_t b) {
-    return errors[a] != errors[b] ? errors[a] > errors[b] : a < b;
-  });
-  const uint64_t seed = options_.seed ^ (kReseedStream + dictionary);
-  const auto size = static_cast<uint64_t>(quarter - worst.begin());
-  std::sort(worst.begin(), quarter);
-  for (int a = 0; a < atoms.n_atoms; ++a) {
-    if (atoms.n_uses[a] > 0) continue;
-    const uint64_t number = static_cast<uint64_t>(n_rounds_done_) * atoms.n_atoms + a;
-    const int64_t index = worst[RandomAt(seed, 0, number) % size];
-    if (errors[index] == 0) continue;  // a zero vector: all are coded
-    AtomFrom(*train_, dictionary, index, seed, 1 + number, atoms.row(a));
-    atoms.weights[a] = 0;
+void Trainer::Begin(const std::vector<Atoms>& atoms, int n_rounds_done) {
+  LEXICO_CHECK_EQ(std::ssize(atoms), n_dictionaries_);
+  for (int i = 0; i < n_dictionaries_; ++i) {
+    stream_.Upload(rows(i), atoms[i].rows.data(), atoms[i].rows.size() * sizeof(float));
+    stream_.Upload(weights(i), atoms[i].weights.data(), atoms[i].weights.size() * sizeof(float));
   }
+  n_rounds_done_ = n_rounds_done;
 }
 
-absl::Status Trainer::RunRound(const std::function<void(double)>& progress) {
-  const int64_t n_vectors = train_->n_vectors();
-  const int64_t batch = std::min<int64_t>(kBatchPerAtom * options_.n_atoms, n_vectors);
-  for (Atoms& atoms : atoms_) atoms.n_uses.assign(atoms.n_atoms, 0);
-  for (int64_t first = 0; first < n_vectors; first += batch) {
-    const int64_t n = std::min(batch, n_vectors - first);
-    LEXICO_RETURN_IF_ERROR(RunBatch(first, n));
-    progress(static_cast<double>(first + n) / static_cast<double>(n_vectors));
-  }
-  for (size_t i = 0; i < atoms_.size(); ++i) train_errors_[i] = Mean(rel_errors_[i]);
-  ++n_rounds_done_;
-  if (n_rounds_done_ == options_.n_rounds) return absl::OkStatus();
-  ForEach(train_->n_dictionaries(), stream_.threads(), [&](int i) { Reseed(i); });
-  return absl::OkStatus();
-}
-
-absl::StatusOr<std::vector<HeldOutError>> Trainer::Validate(const VectorSet& held_out,
-                                                            int64_t n) const {
-  const int dim = held_out.head_dim();
-  const std::vector<int64_t> bands = PositionBands();
-  std::vector<HeldOutError> all;
-  std::vector<float> x(n * dim);
-  std::vector<float> errors(n);
-  Codes codes;
-  for (int i = 0; i < held_out.n_dictionaries(); ++i) {
-    const std::vector<uint16_t> halves = ToF16(atoms_[i].rows);
-    LEXICO_ASSIGN_OR_RETURN(
-        const auto dictionary,
-        kernels::PrepareDictionary(
-            TensorView(halves.data(), kernels::DType::kF16, {options_.n_atoms, dim}), stream_));
-    held_out.Copy(i, 0, n, x.data());
-    LEXICO_RETURN_IF_ERROR(
-        Encode(x.data(), n, dim, options_.sparsity, *dictionary, stream_, &codes, errors.data()));
-    HeldOutError error{.all = Mean(errors), .by_position = {}};
-    for (size_t b = 0; b < bands.size(); ++b) {
-      double sum = 0;
-      int64_t count = 0;
-      for (int64_t v = 0; v < n; ++v) {
-        const int64_t position = held_out.position(v);
-        if (position >= bands[b] || (b > 0 && position < bands[b - 1])) continue;
-        sum += errors[v];
-        ++count;
-      }
-      error.by_position.push_back(count > 0 ? sum / static_cast<double>(count)
-                                            : std::numeric_limits<double>::quiet_NaN());
-    }
-    all.push_back(std::move(error));
+std::vector<Atoms> Trainer::atoms() const {
+  std::vector<Atoms> all(n_dictionaries_);
+  for (int i = 0; i < n_dictionaries_; ++i) {
+    all[i] = {.n_atoms = options_.n_atoms,
+              .head_dim = head_dim_,
+              .rows = std::vector<float>(int64_t{options_.n_atoms} * head_dim_),
+              .weights = std::vector<float>(options_.n_atoms)};
+    stream_.Download(all[i].rows.data(), rows(i), all[i].rows.size() * sizeof(float));
+    stream_.Download(all[i].weights.data(), weights(i), all[i].weights.size() * sizeof(float));
   }
   return all;
 }
 
-void Trainer::Resume(std::vector<Atoms> atoms, int n_rounds_done) {
-  LEXICO_CHECK_EQ(atoms.size(), atoms_.size());
-  atoms_ = std::move(atoms);
-  n_rounds_done_ = n_rounds_done;
+absl::Status Trainer::Encode(const VectorSet& set, int dictionary, int64_t first, int64_t n,
+                             float* rel_errors) {
+  set.Copy(dictionary, first, n, x_.as<float>());
+  auto& prepared = dictionaries_[dictionary];
+  LEXICO_ASSIGN_OR_RETURN(
+      prepared, kernels::PrepareRows(TensorView(rows(dictionary), {options_.n_atoms, head_dim_}),
+                                     stream_, std::move(prepared)));
+  kernels::OmpEncode({.x = TensorView(x_.as<float>(), {n, head_dim_}),
+                      .dictionary = prepared.get(),
+                      .sparsity = options_.sparsity,
+                      .atoms = MutableTensorView(atoms_.as<uint16_t>(), {n, options_.sparsity}),
+                      .coefs = MutableTensorView(coefs_.as<uint8_t>(), {n, options_.sparsity}),
+                      .rel_error = MutableTensorView(rel_errors, {n})},
+                     stream_);
+  return absl::OkStatus();
+}
+
+void Trainer::Update(int dictionary, int64_t n, const float* rel_errors, float memory) {
+  const int64_t n_atoms = options_.n_atoms;
+  kernels::UpdateAtoms({.x = TensorView(x_.as<float>(), {n, head_dim_}),
+                        .atoms = TensorView(atoms_.as<uint16_t>(), {n, options_.sparsity}),
+                        .coefs = TensorView(coefs_.as<uint8_t>(), {n, options_.sparsity}),
+                        .rel_error = TensorView(rel_errors, {n}),
+                        .memory = memory,
+                        .rows = MutableTensorView(rows(dictionary), {n_atoms, head_dim_}),
+                        .weights = MutableTensorView(weights(dictionary), {n_atoms}),
+                        .n_uses = MutableTensorView(n_uses(dictionary), {n_atoms})},
+                       stream_);
+}
+
+absl::Status Trainer::RunRound(const VectorSet& set, const std::function<void(double)>& progress) {
+  LEXICO_CHECK(set.full());
+  const int64_t n_vectors = set.n_vectors();
+  const int64_t n_visits = options_.n_passes * n_vectors;
+  stream_.Zero(n_uses_.as<int32_t>(), n_uses_.bytes());
+  for (int64_t visit = 0; visit < n_visits;) {
+    const int64_t first = visit % n_vectors;
+    const int64_t n = std::min(batch(), n_vectors - first);
+    const double part = static_cast<double>(visit) / static_cast<double>(n_visits);
+    const double done = (n_rounds_done_ + part) / std::max(1, options_.n_rounds);
+    const double memory = 1 - kForgetFirst * std::pow(kForgetLast / kForgetFirst, done);
+    for (int i = 0; i < n_dictionaries_; ++i) {
+      LEXICO_RETURN_IF_ERROR(
+          Encode(set, i, first, n, rel_errors_.as<float>() + i * n_vectors + first));
+      Update(i, n, rel_errors_.as<float>() + i * n_vectors + first, static_cast<float>(memory));
+    }
+    stream_.Synchronize();
+    visit += n;
+    progress(static_cast<double>(visit) / static_cast<double>(n_visits));
+  }
+  std::vector<float> errors(n_vectors);
+  for (int i = 0; i < n_dictionaries_; ++i) {
+    stream_.Download(errors.data(), rel_errors_.as<float>() + i * n_vectors,
+                     errors.size() * sizeof(float));
+    train_errors_[i] = Mean(errors);
+    Reseed(set, i, errors);
+  }
+  ++n_rounds_done_;
+  return absl::OkStatus();
+}
+
+// Atoms that no code held in the round begin anew, from vectors of the worst coded quarter.
+void Trainer::Reseed(const VectorSet& set, int dictionary, const std::vector<float>& errors) {
+  std::vector<int32_t> uses(options_.n_atoms);
+  stream_.Download(uses.data(), n_uses(dictionary), uses.size() * sizeof(int32_t));
+  if (std::find(uses.begin(), uses.end(), 0) == uses.end()) return;
+  const std::vector<int64_t> worst = WorstCoded(errors);
+  const std::vector<float> vectors = set.Download(dictionary);
+  const uint64_t seed = options_.seed ^ (kReseedStream + dictionary);
+  std::vector<float> row(head_dim_);
+  for (int a = 0; a < options_.n_atoms; ++a) {
+    if (uses[a] > 0) continue;
+    const uint64_t number = static_cast<uint64_t>(n_rounds_done_) * options_.n_atoms + a;
+    const int64_t index = worst[RandomAt(seed, 0, number) % worst.size()];
+    if (errors[index] == 0) continue;  // a zero vector: all are coded
+    AtomFrom({vectors.data() + index * head_dim_, row.size()}, seed, 1 + number, row);
+    const float weight = 0;
+    stream_.Upload(rows(dictionary) + int64_t{a} * head_dim_, row.data(),
+                   row.size() * sizeof(float));
+    stream_.Upload(weights(dictionary) + a, &weight, sizeof(weight));
+  }
+}
+
+absl::StatusOr<std::vector<HeldOutError>> Trainer::Validate(const VectorSet& held_out, int64_t n) {
+  std::vector<HeldOutError> all;
+  std::vector<float> errors(n);
+  LEXICO_ASSIGN_OR_RETURN(const DeviceBuffer on_device,
+                          DeviceBuffer::Allocate(n * sizeof(float), stream_));
+  for (int i = 0; i < n_dictionaries_; ++i) {
+    for (int64_t first = 0; first < n; first += batch()) {
+      LEXICO_RETURN_IF_ERROR(
+          Encode(held_out, i, first, std::min(batch(), n - first), on_device.as<float>() + first));
+    }
+    stream_.Download(errors.data(), on_device.as<float>(), n * sizeof(float));
+    all.push_back(ErrorOf(held_out, errors));
+  }
+  return all;
 }
 
 }  // namespace lexico::train_dictionary

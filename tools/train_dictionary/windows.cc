@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "proto/base/status.h"
+#include "tools/train_dictionary/vector_set.h"
 
 namespace lexico::train_dictionary {
 namespace {
@@ -15,10 +16,11 @@ constexpr int64_t kHeldOutPart = 10;
 // Of text to judge by: several windows where few positions are served, so that no single document
 // decides.
 constexpr int64_t kHeldOutTokens = 32768;
-// Windows have about twice the vectors that are kept, so that neighbours are rarely both.
-constexpr int64_t kVectorsPerSample = 2;
 // Of prose in English; only decides into how many windows a short text is cut.
 constexpr int64_t kBytesPerToken = 4;
+// Streams of random numbers (vector_set.h): the order of windows, and where they stand.
+constexpr uint64_t kWindowStream = uint64_t{2} << 60;
+constexpr uint64_t kPositionStream = uint64_t{3} << 60;
 
 absl::StatusOr<Ids> ReadIds(const Text& text, int64_t begin, int64_t end, int64_t n,
                             const Model& model) {
@@ -34,41 +36,6 @@ absl::StatusOr<Ids> ReadIds(const Text& text, int64_t begin, int64_t end, int64_
                     id, model.config().vocab_size));
   }
   return ids;
-}
-
-// Windows of up to `length` tokens, n of them spread evenly over bytes begin .. end - 1.
-absl::Status AddWindows(const Text& text, int64_t begin, int64_t end, int64_t n, int64_t length,
-                        const Model& model, std::vector<Ids>* windows) {
-  const int64_t bytes = end - begin;
-  for (int64_t w = 0; w < n; ++w) {
-    LEXICO_ASSIGN_OR_RETURN(
-        Ids ids, ReadIds(text, begin + bytes * w / n, begin + bytes * (w + 1) / n, length, model));
-    if (!ids.empty()) windows->push_back(std::move(ids));
-  }
-  return absl::OkStatus();
-}
-
-// Decides n_positions: what is asked for, or what the held-out text has.
-absl::Status ReadHeldOut(const WindowOptions& options, const Texts& texts, const Model& model,
-                         Windows* windows) {
-  const Text& text = texts.measured();
-  const int64_t begin = texts.held_out.has_value() ? 0 : texts.train_bytes();
-  const int64_t asked =
-      options.n_positions > 0 ? options.n_positions : model.config().max_positions;
-  LEXICO_ASSIGN_OR_RETURN(const Ids ids, ReadIds(text, begin, text.bytes(), asked, model));
-  const auto n = static_cast<int64_t>(ids.size());
-  const int64_t least = options.n_positions > 0 ? options.n_positions : kPositionsMin;
-  if (n < least) {
-    return absl::InvalidArgumentError(fmt::format(
-        "the text is too short: {} has {} tokens, {} are needed; give more text{}",
-        texts.held_out.has_value() ? "what is held out" : "its last tenth, which is held out,", n,
-        least, options.n_positions > 0 ? fmt::format(", or --tokens {} at most", n) : ""));
-  }
-  windows->n_positions = n;
-  const int64_t n_wanted = std::max<int64_t>(1, kHeldOutTokens / n);
-  const int64_t n_there = std::max<int64_t>(1, (text.bytes() - begin) / (n * kBytesPerToken * 2));
-  return AddWindows(text, begin, text.bytes(), std::min(n_wanted, n_there), n, model,
-                    &windows->held_out);
 }
 
 }  // namespace
@@ -92,18 +59,49 @@ int64_t TokensOf(const std::vector<Ids>& windows) {
   return n;
 }
 
-absl::StatusOr<Windows> ReadWindows(const WindowOptions& options, const Texts& texts,
-                                    const Model& model) {
-  Windows windows;
-  LEXICO_RETURN_IF_ERROR(ReadHeldOut(options, texts, model, &windows));
-  const int64_t length = std::min(windows.n_positions, options.window_tokens);
-  const int64_t n_tokens_wanted =
-      kVectorsPerSample * options.n_samples / model.config().n_kv_heads + 1;
-  const int64_t n_wanted = (n_tokens_wanted + length - 1) / length;
-  const int64_t n_there = texts.train_bytes() / (length * kBytesPerToken) + 1;
-  LEXICO_RETURN_IF_ERROR(AddWindows(texts.text, 0, texts.train_bytes(), std::min(n_wanted, n_there),
-                                    length, model, &windows.train));
-  return windows;
+absl::StatusOr<HeldOut> ReadHeldOut(int64_t n_positions, const Texts& texts, const Model& model) {
+  const Text& text = texts.measured();
+  const int64_t begin = texts.held_out.has_value() ? 0 : texts.train_bytes();
+  const int64_t asked = n_positions > 0 ? n_positions : model.config().max_positions;
+  LEXICO_ASSIGN_OR_RETURN(const Ids ids, ReadIds(text, begin, text.bytes(), asked, model));
+  const auto n = static_cast<int64_t>(ids.size());
+  const int64_t least = n_positions > 0 ? n_positions : kPositionsMin;
+  if (n < least) {
+    return absl::InvalidArgumentError(fmt::format(
+        "the text is too short: {} has {} tokens, {} are needed; give more text{}",
+        texts.held_out.has_value() ? "what is held out" : "its last tenth, which is held out,", n,
+        least, n_positions > 0 ? fmt::format(", or --tokens {} at most", n) : ""));
+  }
+  HeldOut held_out{.windows = {}, .n_positions = n};
+  const int64_t bytes = text.bytes() - begin;
+  const int64_t n_there = std::max<int64_t>(1, bytes / (n * kBytesPerToken * 2));
+  const int64_t n_windows = std::min(std::max<int64_t>(1, kHeldOutTokens / n), n_there);
+  for (int64_t w = 0; w < n_windows; ++w) {
+    LEXICO_ASSIGN_OR_RETURN(Ids window, ReadIds(text, begin + bytes * w / n_windows,
+                                                begin + bytes * (w + 1) / n_windows, n, model));
+    if (!window.empty()) held_out.windows.push_back(std::move(window));
+  }
+  return held_out;
+}
+
+TrainWindows::TrainWindows(const Options& options, const Texts& texts, const Model& model)
+    : options_(options), texts_(texts), model_(model) {
+  const int64_t n_there = texts.train_bytes() / (options.n_tokens * kBytesPerToken) + 1;
+  const int64_t n = std::min(options.n_windows, n_there);
+  order_ = RandomOrder(n, n, options.seed, kWindowStream);
+}
+
+absl::StatusOr<TrainWindows::Window> TrainWindows::Read(int64_t index) const {
+  const int64_t part = order_[index % n_different()];
+  const int64_t bytes = texts_.train_bytes();
+  Window window;
+  LEXICO_ASSIGN_OR_RETURN(window.ids,
+                          ReadIds(texts_.text, bytes * part / n_different(),
+                                  bytes * (part + 1) / n_different(), options_.n_tokens, model_));
+  const auto n_starts = options_.n_positions - std::ssize(window.ids) + 1;
+  window.first_position = static_cast<int64_t>(RandomAt(options_.seed, kPositionStream, index) %
+                                               static_cast<uint64_t>(n_starts));
+  return window;
 }
 
 }  // namespace lexico::train_dictionary

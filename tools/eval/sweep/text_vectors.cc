@@ -27,6 +27,23 @@ absl::Status Check(const TextVectorsOptions& options, const worker::ModelConfig&
                   n_ids, options.n_documents, options.n_tokens, needed));
 }
 
+// n_kept of `rows`, of dictionary number `dictionary` of a run of the text, to `vectors`.
+absl::Status Append(const std::vector<float>& rows, int64_t n_kept,
+                    const worker::ModelConfig& config, int dictionary,
+                    std::vector<float>* vectors) {
+  const int64_t n_rows = std::ssize(rows) / config.head_dim;
+  for (int64_t i = 0; i < n_kept; ++i) {
+    const float* row = rows.data() + n_rows * i / n_kept * config.head_dim;
+    if (!std::all_of(row, row + config.head_dim, [](float x) { return std::isfinite(x); })) {
+      return absl::InvalidArgumentError(fmt::format(
+          "layer {}: a {} that is not finite, at position {}", dictionary / 2,
+          dictionary % 2 == 0 ? "key" : "value", n_rows * i / n_kept / config.n_kv_heads));
+    }
+    vectors->insert(vectors->end(), row, row + config.head_dim);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<std::vector<float>>> TextVectors(const TextVectorsOptions& options,
@@ -44,20 +61,14 @@ absl::StatusOr<std::vector<std::vector<float>>> TextVectors(const TextVectorsOpt
   std::vector<std::vector<float>> vectors(2 * static_cast<size_t>(config.n_layers));
   for (int document = 0; document < options.n_documents; ++document) {
     const int64_t first = n_ids / options.n_documents * document;
-    LEXICO_RETURN_IF_ERROR(gatherer->Run(
-        ids.subspan(first, options.n_tokens), 0, [&](int dictionary, const float* rows) {
-          for (int64_t i = 0; i < n_kept; ++i) {
-            const float* row = rows + n_rows * i / n_kept * config.head_dim;
-            if (!std::all_of(row, row + config.head_dim,
-                             [](float x) { return std::isfinite(x); })) {
-              return absl::InvalidArgumentError(fmt::format(
-                  "layer {}: a {} that is not finite, at position {}", dictionary / 2,
-                  dictionary % 2 == 0 ? "key" : "value", n_rows * i / n_kept / config.n_kv_heads));
-            }
-            vectors[dictionary].insert(vectors[dictionary].end(), row, row + config.head_dim);
-          }
-          return absl::OkStatus();
-        }));
+    absl::Status status;
+    gatherer->Run(ids.subspan(first, options.n_tokens), 0,
+                  [&](int dictionary, kernels::MutableTensorView rows) {
+                    std::vector<float> host(rows.size());
+                    stream.Download(host.data(), rows.as<float>(), rows.size_bytes());
+                    status.Update(Append(host, n_kept, config, dictionary, &vectors[dictionary]));
+                  });
+    LEXICO_RETURN_IF_ERROR(status);
   }
   return vectors;
 }
