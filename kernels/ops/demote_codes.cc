@@ -7,7 +7,7 @@
 namespace lexico::kernels {
 
 void DemoteCodes(const DemoteCodesArgs& args, const Stream& stream) {
-  CheckCodes(args.layout, args.value, args.dictionary, stream);
+  CheckCodes(args.layout, args.value, args.dictionary);
   const int64_t n_vectors = args.n_pages * args.layout.page_tokens * args.layout.n_kv_heads;
   LEXICO_CHECK_GE(args.n_pages, 0);
   LEXICO_CHECK_GE(args.sparsity, 1);
