@@ -75,7 +75,8 @@ TEST(CoherenceTest, OfMoreAtomsThanAreMultipliedAtATime) {
   const auto coherence = AtomCoherence(atoms, 8, kernels::Stream::Cpu(1));
   EXPECT_NEAR(coherence[3], 1, 1e-5);
   EXPECT_NEAR(coherence[599], 1, 1e-5);
-  EXPECT_LT(coherence[4], 0.9999);
+  // Not with themselves.
+  for (const int i : {4, 255, 256, 300, 598}) EXPECT_LT(coherence[i], 0.9999) << i;
 }
 
 TEST(CoherenceTest, WhatFollowsFromIt) {
